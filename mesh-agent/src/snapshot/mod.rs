@@ -1,0 +1,126 @@
+//! Immutable compiled configuration, the only thing the data path reads.
+//!
+//! Place in the path: `config::compile` makes it, `config::publish` swaps it in, each request (HTTP) or connection
+//! (opaque) reads it once. Invariant: nothing in here changes after publishing and nothing in here is run-time state
+//! (latency, ejections, pools live in `balance` and `connect`, keyed by endpoint identity).
+//!
+//! The maps are persistent (structure-sharing): a change costs what it touches, whatever the number of services.
+
+mod service;
+mod workload;
+
+pub use service::{
+    Endpoint, EndpointHealth, EndpointSet, LbPolicy, PortKey, Protocol, Service, ServiceName, ServicePort,
+};
+pub use workload::{Enrolment, Locality, OutsideReason, Owner, Workload, WorkloadKey};
+
+use crate::addr::{OrigDst, ServiceAddr};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+type Map<K, V> = imbl::GenericHashMap<K, V, rustc_hash::FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>;
+
+/// One consistent view of the mesh as this node sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Grows by one with each published change.
+    pub generation: u64,
+    services: Map<ServiceName, Arc<Service>>,
+    by_addr: Map<ServiceAddr, PortKey>,
+    workloads: Map<WorkloadKey, Arc<Workload>>,
+    by_ip: Map<IpAddr, WorkloadKey>,
+}
+
+/// What an original destination is, as the configuration knows it.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// A Service's virtual address and port.
+    Service(Arc<Service>, Arc<ServicePort>),
+    /// A pod's own address: a headless Service's record, or a plain dial to a pod IP.
+    Workload(Arc<Workload>),
+    /// Nothing we know: goes where the app asked.
+    Unknown,
+}
+
+impl Snapshot {
+    /// What the app's destination means. Cost does not grow with the number of services.
+    pub fn destination(&self, dst: OrigDst) -> Destination {
+        if let Some(key) = self.by_addr.get(&ServiceAddr::new(dst.addr()))
+            && let Some((service, port)) = self.port(key)
+        {
+            return Destination::Service(service, port);
+        }
+        match self.workload_by_ip(dst.ip()) {
+            Some(workload) => Destination::Workload(Arc::clone(workload)),
+            None => Destination::Unknown,
+        }
+    }
+
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+        self.services.get(name)
+    }
+
+    /// The service and port behind a key, as of this snapshot.
+    pub fn port(&self, key: &PortKey) -> Option<(Arc<Service>, Arc<ServicePort>)> {
+        let service = self.services.get(&key.service)?;
+        let port = service.ports.iter().find(|p| p.port == key.port)?;
+        Some((Arc::clone(service), Arc::clone(port)))
+    }
+
+    pub fn workload(&self, key: &WorkloadKey) -> Option<&Arc<Workload>> {
+        self.workloads.get(key)
+    }
+
+    pub fn workload_by_ip(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
+        self.workloads.get(self.by_ip.get(&ip.to_canonical())?)
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values()
+    }
+
+    /// Puts a compiled service in place of its former self (`former`'s addresses are released first).
+    ///
+    /// Only `config::compile` and tests call the mutators; a published snapshot is behind an `Arc`.
+    pub fn insert_service(&mut self, service: Arc<Service>) {
+        self.remove_service(&service.name.clone());
+        for (vip, port) in service.addrs() {
+            self.by_addr
+                .insert(ServiceAddr::new((vip, port).into()), PortKey::new(service.name.clone(), port));
+        }
+        self.services.insert(service.name.clone(), service);
+    }
+
+    pub fn remove_service(&mut self, name: &ServiceName) -> Option<Arc<Service>> {
+        let former = self.services.remove(name)?;
+        for (vip, port) in former.addrs() {
+            let addr = ServiceAddr::new((vip, port).into());
+            if self.by_addr.get(&addr).is_some_and(|key| key.service == *name) {
+                self.by_addr.remove(&addr);
+            }
+        }
+        Some(former)
+    }
+
+    pub fn insert_workload(&mut self, workload: Arc<Workload>) {
+        self.remove_workload(&workload.key.clone());
+        for ip in &workload.ips {
+            self.by_ip.insert(ip.to_canonical(), workload.key.clone());
+        }
+        self.workloads.insert(workload.key.clone(), workload);
+    }
+
+    pub fn remove_workload(&mut self, key: &WorkloadKey) -> Option<Arc<Workload>> {
+        let former = self.workloads.remove(key)?;
+        for ip in &former.ips {
+            if self.by_ip.get(ip).is_some_and(|owner| owner == key) {
+                self.by_ip.remove(ip);
+            }
+        }
+        Some(former)
+    }
+}

@@ -1,0 +1,2 @@
+//! What the kernel programs and the agent must agree on.
+#![no_std]

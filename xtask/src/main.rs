@@ -1,0 +1,2 @@
+//! `cargo xtask`: every developer and CI action.
+fn main() {}
