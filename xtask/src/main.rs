@@ -1,2 +1,49 @@
-//! `cargo xtask`: every developer and CI action.
-fn main() {}
+//! `cargo xtask`: every developer and CI action as a typed subcommand, one file per task.
+
+mod doctor;
+mod sh;
+mod test;
+mod tidy;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Undermesh's tasks.
+///
+/// `cargo xtask run` shows the product on this machine; `cargo xtask test` passes every test.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
+struct Args {
+    #[command(subcommand)]
+    task: Option<Task>,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Say what this machine lacks, and the command that fixes it
+    Doctor(doctor::Args),
+    /// Pass every test: static checks, unit, scripted peers, attach, node, interop, bench smoke
+    Test(test::Args),
+    /// Hold the fences: who may import what, where unsafe may stand, how long a file may be
+    Tidy(tidy::Args),
+}
+
+fn main() -> ExitCode {
+    let Some(task) = Args::parse().task else {
+        // `cargo xtask` alone lists the tasks; it is a question, not a mistake.
+        let help = Args::command().print_help();
+        return if help.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    };
+    let done = match task {
+        Task::Doctor(args) => doctor::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Tidy(args) => tidy::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            sh::error(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -89,8 +89,7 @@ impl Snapshot {
     pub fn insert_service(&mut self, service: Arc<Service>) {
         self.remove_service(&service.name.clone());
         for (vip, port) in service.addrs() {
-            self.by_addr
-                .insert(ServiceAddr::new((vip, port).into()), PortKey::new(service.name.clone(), port));
+            self.by_addr.insert(ServiceAddr::new((vip, port).into()), PortKey::new(service.name.clone(), port));
         }
         self.services.insert(service.name.clone(), service);
     }

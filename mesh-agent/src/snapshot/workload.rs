@@ -47,10 +47,14 @@ pub struct Owner {
 #[serde(rename_all = "lowercase", tag = "state")]
 pub enum Enrolment {
     /// In the mesh, on this node, and its network namespace is known.
-    Enrolled { netns: PathBuf },
+    Enrolled {
+        netns: PathBuf,
+    },
     /// In the mesh, served by another node's agent.
     Elsewhere,
-    Outside { reason: OutsideReason },
+    Outside {
+        reason: OutsideReason,
+    },
 }
 
 /// Why a pod is not in the mesh; `status` prints it, nothing is silent.
@@ -72,7 +76,9 @@ pub enum OutsideReason {
 impl fmt::Display for OutsideReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NamespaceNotLabelled => "namespace is not labelled istio-injection=enabled or istio.io/dataplane-mode=ambient",
+            Self::NamespaceNotLabelled => {
+                "namespace is not labelled istio-injection=enabled or istio.io/dataplane-mode=ambient"
+            }
             Self::OptedOut => "pod opts out by label or annotation",
             Self::HostNetwork => "hostNetwork: the pod shares the node's network",
             Self::NoNetns => "network namespace not known yet",

@@ -1,0 +1,151 @@
+//! `cargo xtask doctor`: what this machine lacks, and the command that fixes it.
+
+use crate::sh;
+use anyhow::{Result, bail};
+use serde::Serialize;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// How to print the findings
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Format,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+/// What a finding is needed for, in the order a newcomer meets it.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Need {
+    Run,
+    Test,
+    Ebpf,
+}
+
+#[derive(Serialize)]
+struct Finding {
+    what: &'static str,
+    need: Need,
+    ok: bool,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<&'static str>,
+}
+
+/// Prints every finding; fails if something `cargo xtask run` needs is missing.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let findings = findings();
+    match args.output {
+        Format::Json => sh::say(&serde_json::to_string_pretty(&findings)?),
+        Format::Table => table(&findings),
+    }
+    if findings.iter().any(|f| !f.ok && f.need == Need::Run) {
+        bail!("`cargo xtask run` cannot work here yet: see the fixes above");
+    }
+    Ok(())
+}
+
+fn findings() -> Vec<Finding> {
+    let mut all = vec![privilege(), kernel(), cgroup2(), bpffs(), btf(), stable_rust()];
+    let tools: [(&'static str, &'static str, &'static str); 7] = [
+        ("go", "grpc-go clients and servers, h2spec", "install Go ≥ 1.24"),
+        ("python3", "grpcio, Envoy's wheel", "apt-get install python3 python3-venv"),
+        ("javac", "grpc-java", "apt-get install openjdk-17-jdk-headless"),
+        ("mvn", "grpc-java", "apt-get install maven"),
+        ("npm", "@grpc/grpc-js", "apt-get install nodejs npm"),
+        ("haproxy", "bench peer", "apt-get install haproxy (`cargo xtask test` does it)"),
+        ("nginx", "bench peer", "apt-get install nginx-light (`cargo xtask test` does it)"),
+    ];
+    all.extend(tools.map(|(what, used_for, fix)| program(what, used_for, fix)));
+    all.push(nightly());
+    all
+}
+
+fn table(findings: &[Finding]) {
+    for (need, title) in [
+        (Need::Run, "cargo xtask run"),
+        (Need::Test, "cargo xtask test, beyond that"),
+        (Need::Ebpf, "cargo xtask build-ebpf (only to change the kernel programs)"),
+    ] {
+        sh::say(title);
+        for f in findings.iter().filter(|f| f.need == need) {
+            sh::say(&format!("  {:4} {:12} {}", if f.ok { "ok" } else { "MISS" }, f.what, f.found));
+            if let Some(fix) = f.fix {
+                sh::say(&format!("       {:12} fix: {fix}", ""));
+            }
+        }
+    }
+}
+
+fn privilege() -> Finding {
+    let sudo = sh::find("sudo").is_some();
+    let (ok, found) = match (sh::is_root(), sudo) {
+        (true, _) => (true, "root"),
+        (false, true) => (true, "sudo (asked for once)"),
+        (false, false) => (false, "neither root nor sudo"),
+    };
+    finding("privilege", Need::Run, ok, found.into(), "run as root, or install sudo")
+}
+
+fn kernel() -> Finding {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    // sk_storage in sk_msg and cgroup hooks, ring buffer, bpf_link for cgroups and netns cookies are all in 5.15.
+    finding("kernel", Need::Run, version >= (5, 15), release, "Linux ≥ 5.15 is needed")
+}
+
+fn cgroup2() -> Finding {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let mount = mounts.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2"));
+    let found = mount.and_then(|l| l.split(' ').nth(1)).unwrap_or("not mounted (the agent mounts it when it may)");
+    finding("cgroup2", Need::Run, listed("cgroup2"), found.into(), "a kernel with CONFIG_CGROUPS and CONFIG_CGROUP_BPF")
+}
+
+fn bpffs() -> Finding {
+    finding("bpffs", Need::Run, listed("bpf"), "kernel has it".into(), "a kernel with CONFIG_BPF_SYSCALL")
+}
+
+fn btf() -> Finding {
+    let ok = Path::new("/sys/kernel/btf/vmlinux").exists();
+    let found = if ok { "/sys/kernel/btf/vmlinux" } else { "none" };
+    finding("BTF", Need::Run, ok, found.into(), "a kernel with CONFIG_DEBUG_INFO_BTF (sk_storage needs it)")
+}
+
+fn stable_rust() -> Finding {
+    let found = version("cargo", &["--version"]);
+    finding("cargo", Need::Run, found.is_some(), found.unwrap_or_default(), "install Rust (stable) with rustup")
+}
+
+fn nightly() -> Finding {
+    let found = version("rustc", &["+nightly", "--version"]);
+    let text = found.clone().unwrap_or_else(|| "no nightly toolchain".into());
+    finding("nightly", Need::Ebpf, found.is_some(), text, "rustup toolchain install nightly --component rust-src")
+}
+
+fn program(what: &'static str, used_for: &'static str, fix: &'static str) -> Finding {
+    let path = sh::find(what).or_else(|| Some(Path::new("/usr/sbin").join(what)).filter(|p| p.exists()));
+    let found = path.as_ref().map_or_else(|| format!("missing: {used_for}"), |p| p.display().to_string());
+    finding(what, Need::Test, path.is_some(), found, fix)
+}
+
+fn finding(what: &'static str, need: Need, ok: bool, found: String, fix: &'static str) -> Finding {
+    Finding { what, need, ok, found, fix: (!ok).then_some(fix) }
+}
+
+fn listed(filesystem: &str) -> bool {
+    let all = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    all.lines().any(|line| line.split_whitespace().last() == Some(filesystem))
+}
+
+fn version(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).output().ok().filter(|o| o.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
+}
