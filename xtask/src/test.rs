@@ -1,16 +1,19 @@
-//! `cargo xtask test`: every test, layer by layer, on a bare machine too.
+//! `cargo xtask test`: every test, layer by layer (ARCHITECTURE.md, "Testing"), on a bare machine too.
 
 use crate::sh;
 use anyhow::{Result, bail};
 use std::process::Command;
 use std::time::Instant;
 
+/// What `cargo xtask test` builds cargo-deny from.
+const CARGO_DENY: &str = "0.20.2";
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only these layers
     #[arg(long = "layer", value_enum)]
     layers: Vec<Layer>,
-    /// Stop at the first layer that fails
+    /// Stop at the first step that fails
     #[arg(long)]
     fail_fast: bool,
 }
@@ -18,30 +21,38 @@ pub(crate) struct Args {
 /// In the order of their cost.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum, Debug)]
 enum Layer {
-    /// fmt, clippy, tidy, docs
+    /// format, tidy, clippy, docs, deny, the committed eBPF object against its source
     Static,
     /// no root: pure, property, scripted peers
     Unit,
+    /// root: each hook attached, real connect()
+    Attach,
+    /// root: netns pods through kernel and agent
+    Node,
+    /// root: other languages' gRPC clients and servers, h2spec
+    Interop,
+    /// root: the main job's story, and every bench cell for a moment
+    Smoke,
 }
 
-const LAYERS: &[Layer] = &[Layer::Static, Layer::Unit];
+const LAYERS: &[Layer] = &[Layer::Static, Layer::Unit, Layer::Attach, Layer::Node, Layer::Interop, Layer::Smoke];
 
+type Step = (&'static str, Command);
+
+/// Runs every chosen layer to its end, then fails with all that failed.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     let mut failed = Vec::new();
-    let (mut passed_tests, mut failed_tests) = (0, 0);
+    let mut passed_tests = 0;
     for layer in LAYERS.iter().filter(|l| args.layers.is_empty() || args.layers.contains(l)) {
         sh::say(&format!("{layer:?}"));
         for (name, mut command) in steps(*layer) {
             match sh::step(name, &mut command) {
-                Ok(output) => passed_tests += count(&output, " passed"),
-                Err(error) => {
-                    failed_tests += 1;
-                    failed.push(format!("{error:#}"));
-                    if args.fail_fast {
-                        bail!("{error:#}");
-                    }
-                }
+                Ok(output) => passed_tests += count_passed(&output).max(1),
+                Err(error) => failed.push(format!("{error:#}")),
+            }
+            if args.fail_fast && !failed.is_empty() {
+                break;
             }
         }
     }
@@ -49,21 +60,31 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         sh::error(error);
     }
     sh::say(&format!("took {}", sh::human(started.elapsed())));
-    sh::say(&format!("{passed_tests} passed, {failed_tests} failed"));
+    sh::say(&format!("{passed_tests} passed, {} failed", failed.len()));
     if !failed.is_empty() {
         bail!("{} step(s) failed", failed.len());
     }
     Ok(())
 }
 
-fn steps(layer: Layer) -> Vec<(&'static str, Command)> {
+fn steps(layer: Layer) -> Vec<Step> {
     match layer {
         Layer::Static => vec![
             ("format", cargo(&["fmt", "--all", "--check"])),
-            ("tidy", cargo(&["run", "--quiet", "--package", "xtask", "--", "tidy"])),
+            ("tidy", xtask(&["tidy"])),
             ("clippy", cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
+            ("docs", docs()),
+            ("cargo-deny", install_deny()),
+            ("deny", deny()),
+            ("ebpf object", xtask(&["build-ebpf", "--check"])),
         ],
         Layer::Unit => vec![("unit", cargo(&["test", "--quiet"]))],
+        Layer::Attach => vec![("build", build_bins()), ("attach", privileged("attach_"))],
+        Layer::Node => vec![("samples", privileged("samples")), ("node", privileged("node_"))],
+        Layer::Interop => vec![("peers", xtask(&["peers"])), ("interop", privileged("interop_"))],
+        Layer::Smoke => {
+            vec![("run --once", xtask(&["run", "--once"])), ("bench --smoke", xtask(&["bench", "--smoke"]))]
+        }
     }
 }
 
@@ -73,8 +94,56 @@ fn cargo(args: &[&str]) -> Command {
     command
 }
 
+fn xtask(args: &[&str]) -> Command {
+    let mut command = cargo(&["run", "--quiet", "--package", "xtask", "--"]);
+    command.args(args);
+    command
+}
+
+fn docs() -> Command {
+    let mut command = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    command
+}
+
+/// cargo-deny from source; unoptimised, because it runs once for a second.
+fn install_deny() -> Command {
+    let mut command =
+        cargo(&["install", "--quiet", "cargo-deny", "--version", CARGO_DENY, "--locked", "--root", "target/tools"]);
+    command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_RELEASE_LTO", "off");
+    command
+}
+
+/// Advisories need a database from outside, so they are not part of it.
+fn deny() -> Command {
+    let mut command = Command::new(sh::root().join("target/tools/bin/cargo-deny"));
+    command.current_dir(sh::root()).args(["check", "bans", "licenses", "sources"]);
+    command
+}
+
+/// The binaries that node and interop tests start.
+fn build_bins() -> Command {
+    cargo(&["build", "--quiet", "--profile", "fast", "--package", "mesh-agent", "--package", "mesh-test", "--bins"])
+}
+
+/// mesh-test's tests whose file name starts with `prefix`, as root, one at a time: they share the machine's kernel.
+fn privileged(prefix: &str) -> Command {
+    let mut command = cargo(&["test", "--profile", "fast", "--package", "mesh-test"]);
+    let files = std::fs::read_dir(sh::root().join("mesh-test/tests")).into_iter().flatten().flatten();
+    let mut names: Vec<_> = files.filter_map(|f| Some(f.path().file_stem()?.to_str()?.to_owned())).collect();
+    names.sort();
+    for name in names.iter().filter(|n| n.starts_with(prefix)) {
+        command.args(["--test", name]);
+    }
+    command.args(["--", "--test-threads=1"]);
+    if !sh::is_root() {
+        command.env(concat!("CARGO_TARGET_", "X86_64_UNKNOWN_LINUX_GNU_RUNNER"), "sudo -E");
+    }
+    command
+}
+
 /// Adds up libtest's `test result: ok. 12 passed; 0 failed; …` lines.
-fn count(output: &sh::Output, word: &str) -> usize {
+fn count_passed(output: &sh::Output) -> usize {
     let results = output.lines.iter().filter(|l| l.starts_with("test result:"));
-    results.filter_map(|l| l.split(word).next()?.rsplit(' ').next()?.parse::<usize>().ok()).sum()
+    results.filter_map(|l| l.split(" passed").next()?.rsplit(' ').next()?.parse::<usize>().ok()).sum()
 }
