@@ -128,7 +128,11 @@ fn build_bins() -> Command {
 
 /// mesh-test's tests whose file name starts with `prefix`, as root, one at a time: they share the machine's kernel.
 fn privileged(prefix: &str) -> Command {
-    let mut command = cargo(&["test", "--profile", "fast", "--package", "mesh-test"]);
+    let mut command = sh::cargo();
+    if !sh::is_root() {
+        command.args(["--config", "target.'cfg(all())'.runner = ['sudo', '-E']"]);
+    }
+    command.args(["test", "--profile", "fast", "--package", "mesh-test"]);
     let files = std::fs::read_dir(sh::root().join("mesh-test/tests")).into_iter().flatten().flatten();
     let mut names: Vec<_> = files.filter_map(|f| Some(f.path().file_stem()?.to_str()?.to_owned())).collect();
     names.sort();
@@ -136,9 +140,6 @@ fn privileged(prefix: &str) -> Command {
         command.args(["--test", name]);
     }
     command.args(["--", "--test-threads=1"]);
-    if !sh::is_root() {
-        command.env(concat!("CARGO_TARGET_", "X86_64_UNKNOWN_LINUX_GNU_RUNNER"), "sudo -E");
-    }
     command
 }
 
