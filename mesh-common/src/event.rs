@@ -43,4 +43,4 @@ pub struct Event {
     pub bytes_received: u64,
 }
 
-const _: () = assert!(core::mem::size_of::<Event>() == 16 + 16 + 60 + 4 + 16);
+const _: () = assert!(size_of::<Event>() == 16 + 16 + 60 + 4 + 16);

@@ -1,0 +1,219 @@
+//! The privileged seam: everything that needs another network namespace, behind messages and file descriptors.
+//!
+//! Place in the path: `listen` gets its sockets from here, `connect` its upstream sockets (opened in the source pod's
+//! namespace so that its address stays). Invariant: callers hold only a channel; the thread alone changes namespaces,
+//! so that it can become a process of its own.
+
+use super::sys;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use tokio::sync::oneshot;
+
+/// Handle on the keeper thread, which ends with its last handle.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    requests: mpsc::Sender<Request>,
+}
+
+/// A network namespace as the kernel programs know it; unique since boot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct NetnsCookie(pub u64);
+
+/// An open network namespace. Holding it keeps the namespace alive: drop it when the pod goes.
+#[derive(Clone, Debug)]
+pub struct Netns {
+    file: Arc<File>,
+    cookie: NetnsCookie,
+    path: Arc<Path>,
+}
+
+/// The agent's listeners in one pod.
+#[derive(Debug)]
+pub struct PodListeners {
+    pub netns: Netns,
+    /// Bound, listening, non-blocking; `shards` of each address (`SO_REUSEPORT`), in order of shard.
+    pub v4: Vec<TcpListener>,
+    /// Empty where the pod has no IPv6; `v6_missing` says why.
+    pub v6: Vec<TcpListener>,
+    pub v6_missing: Option<io::Error>,
+}
+
+/// Address family of a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    #[error("cannot open network namespace {path}: {source}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("cannot enter network namespace {path}: {source} (CAP_SYS_ADMIN is needed)")]
+    Enter { path: PathBuf, source: io::Error },
+    #[error("cannot listen on {addr} in {path}: {source}")]
+    Listen { addr: SocketAddr, path: PathBuf, source: io::Error },
+    #[error("cannot open a socket in {path}: {source}")]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("the keeper thread is gone")]
+    Gone,
+}
+
+impl Keeper {
+    /// Starts the thread.
+    pub fn start() -> io::Result<Self> {
+        let (requests, inbox) = mpsc::channel();
+        thread::Builder::new().name("keeper".into()).spawn(move || serve(&inbox))?;
+        Ok(Self { requests })
+    }
+
+    /// Opens the namespace at `path` (`/run/netns/x`, `/proc/<pid>/ns/net`) and listens on `127.0.0.1:15001` and
+    /// `[::1]:15001` in it, `shards` times each, with a backlog of `backlog` per listener.
+    pub async fn open_listeners(&self, path: &Path, shards: usize, backlog: i32) -> Result<PodListeners, KeeperError> {
+        let path = path.to_owned();
+        self.ask(|reply| Request::Listeners { path, shards: shards.max(1), backlog, reply }).await
+    }
+
+    /// Opens a namespace without listening.
+    pub async fn open_netns(&self, path: &Path) -> Result<Netns, KeeperError> {
+        let path = path.to_owned();
+        self.ask(|reply| Request::Netns { path, reply }).await
+    }
+
+    /// An unconnected, non-blocking TCP socket in the pod's namespace.
+    pub async fn open_socket(&self, netns: &Netns, family: Family) -> Result<OwnedFd, KeeperError> {
+        let netns = netns.clone();
+        self.ask(|reply| Request::Socket { netns, family, reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, KeeperError>>) -> Request,
+    ) -> Result<T, KeeperError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).map_err(|_| KeeperError::Gone)?;
+        answer.await.map_err(|_| KeeperError::Gone)?
+    }
+}
+
+impl Netns {
+    pub fn cookie(&self) -> NetnsCookie {
+        self.cookie
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl fmt::Display for NetnsCookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<&SocketAddr> for Family {
+    fn from(addr: &SocketAddr) -> Self {
+        if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+type Reply<T> = oneshot::Sender<Result<T, KeeperError>>;
+
+enum Request {
+    Listeners { path: PathBuf, shards: usize, backlog: i32, reply: Reply<PodListeners> },
+    Netns { path: PathBuf, reply: Reply<Netns> },
+    Socket { netns: Netns, family: Family, reply: Reply<OwnedFd> },
+}
+
+/// The thread stays in the namespace it entered last: a socket for the same pod needs no second `setns`.
+fn serve(inbox: &mpsc::Receiver<Request>) {
+    let mut current = None;
+    while let Ok(request) = inbox.recv() {
+        // A caller that has gone away does not want its answer.
+        match request {
+            Request::Listeners { path, shards, backlog, reply } => {
+                let _ = reply.send(open(&path, &mut current).and_then(|netns| listeners(netns, shards, backlog)));
+            }
+            Request::Netns { path, reply } => {
+                let _ = reply.send(open(&path, &mut current));
+            }
+            Request::Socket { netns, family, reply } => {
+                let _ = reply.send(enter(&netns, &mut current).and_then(|()| {
+                    tcp_socket(family)
+                        .map(OwnedFd::from)
+                        .map_err(|source| KeeperError::Socket { path: netns.path.to_path_buf(), source })
+                }));
+            }
+        }
+    }
+}
+
+fn open(path: &Path, current: &mut Option<NetnsCookie>) -> Result<Netns, KeeperError> {
+    let file = File::open(path).map_err(|source| KeeperError::Open { path: path.to_owned(), source })?;
+    let entered = |source| KeeperError::Enter { path: path.to_owned(), source };
+    *current = None;
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|e| entered(e.into()))?;
+    // Any socket of the namespace tells its cookie.
+    let cookie = sys::netns_cookie(&tcp_socket(Family::V4).map_err(entered)?).map_err(entered)?;
+    *current = Some(NetnsCookie(cookie));
+    Ok(Netns { file: Arc::new(file), cookie: NetnsCookie(cookie), path: path.into() })
+}
+
+fn enter(netns: &Netns, current: &mut Option<NetnsCookie>) -> Result<(), KeeperError> {
+    if *current == Some(netns.cookie) {
+        return Ok(());
+    }
+    *current = None;
+    move_into_link_name_space(netns.file.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(|e| KeeperError::Enter { path: netns.path.to_path_buf(), source: e.into() })?;
+    *current = Some(netns.cookie);
+    Ok(())
+}
+
+/// The thread is inside `netns`.
+fn listeners(netns: Netns, shards: usize, backlog: i32) -> Result<PodListeners, KeeperError> {
+    let all = |ip: IpAddr| -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
+        let addr = SocketAddr::new(ip, mesh_common::AGENT_PORT);
+        (0..shards).map(|_| listener(addr, backlog).map_err(|e| (addr, e))).collect()
+    };
+    let path = netns.path.to_path_buf();
+    let v4 = all(Ipv4Addr::LOCALHOST.into()).map_err(|(addr, source)| KeeperError::Listen { addr, path, source })?;
+    let (v6, v6_missing) = match all(Ipv6Addr::LOCALHOST.into()) {
+        Ok(v6) => (v6, None),
+        Err((_, error)) => (Vec::new(), Some(error)),
+    };
+    Ok(PodListeners { netns, v4, v6, v6_missing })
+}
+
+fn listener(addr: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let socket = tcp_socket(Family::from(&addr))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// Non-blocking and close-on-exec.
+fn tcp_socket(family: Family) -> io::Result<Socket> {
+    let domain = match family {
+        Family::V4 => Domain::IPV4,
+        Family::V6 => Domain::IPV6,
+    };
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}

@@ -1,0 +1,153 @@
+//! Pure: what a service port wants from the kernel.
+
+use super::super::Mode;
+use crate::snapshot::{EndpointHealth, EndpointSet, PortKey, Service, ServicePort};
+use mesh_common::Addr;
+use mesh_common::maps::FailurePolicy;
+use std::collections::BTreeSet;
+
+/// What the connect hooks do with one service port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct PortPlan {
+    pub(super) key: PortKey,
+    /// Destinations that mean this port.
+    pub(super) addrs: BTreeSet<Addr>,
+    pub(super) want: Want,
+    /// Redirection is worth while: a declared flow-controlled protocol.
+    pub(super) sk_msg: bool,
+    pub(super) failure: FailurePolicy,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Want {
+    Agent,
+    /// Endpoints with weights, by family: a socket cannot be sent to the other family.
+    Endpoint {
+        v4: Vec<(Addr, u32)>,
+        v6: Vec<(Addr, u32)>,
+    },
+}
+
+/// Plans every port of a service that the kernel has to know.
+pub(super) fn plan(service: &Service, mode: Mode) -> Vec<PortPlan> {
+    service.ports.iter().filter_map(|port| plan_port(service, port, mode)).collect()
+}
+
+fn plan_port(service: &Service, port: &ServicePort, mode: Mode) -> Option<PortPlan> {
+    let by_kernel = port.protocol.is_opaque() || mode == Mode::SocketLb;
+    let addrs: BTreeSet<Addr> = if service.headless {
+        if by_kernel {
+            // The app chose the pod itself and there is no L7 work: nothing to do.
+            return None;
+        }
+        // Dialled by pod address (headless DNS): to the agent, where the original destination decides.
+        port.endpoints.endpoints.iter().map(|endpoint| Addr::from(endpoint.addr.addr())).collect()
+    } else {
+        service.vips.iter().map(|vip| Addr::from(std::net::SocketAddr::new(*vip, port.port))).collect()
+    };
+    let want = if by_kernel { endpoints(&port.endpoints) } else { Want::Agent };
+    let sk_msg = !by_kernel && port.protocol.is_http2();
+    Some(PortPlan { key: port.key.clone(), addrs, want, sk_msg, failure: FailurePolicy::Open })
+}
+
+/// Ready endpoints; draining ones only when none is ready (KEP-1669).
+fn endpoints(set: &EndpointSet) -> Want {
+    let of = |health| set.endpoints.iter().filter(move |endpoint| endpoint.health == health);
+    let health =
+        if of(EndpointHealth::Ready).next().is_some() { EndpointHealth::Ready } else { EndpointHealth::Draining };
+    let (v4, v6) = of(health)
+        .map(|endpoint| (Addr::from(endpoint.addr.addr()), endpoint.weight))
+        .partition(|(addr, _): &(Addr, u32)| addr.is_v4());
+    Want::Endpoint { v4, v6 }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::addr::EndpointAddr;
+    use crate::snapshot::{Endpoint, LbPolicy, Locality, Protocol, ServiceName};
+    use std::sync::Arc;
+
+    pub(in super::super) fn service(
+        vips: &[&str],
+        protocol: Protocol,
+        endpoints: &[(&str, u32, EndpointHealth)],
+    ) -> Service {
+        let name = ServiceName::new("shop", "db");
+        let key = PortKey::new(name.clone(), 5432);
+        let endpoints = endpoints
+            .iter()
+            .map(|(addr, weight, health)| Endpoint {
+                addr: EndpointAddr::new(addr.parse().unwrap()),
+                weight: *weight,
+                health: *health,
+                workload: None,
+                locality: Locality::default(),
+            })
+            .collect();
+        Service {
+            host: name.host("cluster.local").into(),
+            name,
+            vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
+            headless: vips.is_empty(),
+            ports: vec![Arc::new(ServicePort {
+                key,
+                port: 5432,
+                name: "".into(),
+                protocol,
+                lb: LbPolicy::Default,
+                endpoints: Arc::new(EndpointSet { endpoints }),
+            })],
+        }
+    }
+
+    fn addr(text: &str) -> Addr {
+        text.parse::<std::net::SocketAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn opaque_goes_to_endpoints_by_family_and_health() {
+        use EndpointHealth::{Draining, NotReady, Ready};
+        let all = [
+            ("10.1.0.1:5", 1, Ready),
+            ("10.1.0.2:5", 3, Ready),
+            ("[fd00::1]:5", 1, Ready),
+            ("10.1.0.3:5", 1, Draining),
+            ("10.1.0.4:5", 1, NotReady),
+        ];
+        let plans = plan(&service(&["10.96.0.1", "fd96::1"], Protocol::Tcp, &all), Mode::Mesh);
+        assert_eq!(plans.len(), 1);
+        assert_eq!(plans[0].addrs, [addr("10.96.0.1:5432"), addr("[fd96::1]:5432")].into());
+        assert_eq!(
+            plans[0].want,
+            Want::Endpoint {
+                v4: vec![(addr("10.1.0.1:5"), 1), (addr("10.1.0.2:5"), 3)],
+                v6: vec![(addr("[fd00::1]:5"), 1)]
+            }
+        );
+        let none_ready = plan(&service(&["10.96.0.1"], Protocol::Tcp, &all[3..]), Mode::Mesh);
+        assert_eq!(none_ready[0].want, Want::Endpoint { v4: vec![(addr("10.1.0.3:5"), 1)], v6: vec![] });
+    }
+
+    #[test]
+    fn l7_goes_to_the_agent_and_only_declared_http2_is_redirected() {
+        for (protocol, sk_msg) in
+            [(Protocol::Grpc, true), (Protocol::Http2, true), (Protocol::Http, false), (Protocol::Detect, false)]
+        {
+            let plans = plan(&service(&["10.96.0.1"], protocol, &[]), Mode::Mesh);
+            assert_eq!((&plans[0].want, plans[0].sk_msg), (&Want::Agent, sk_msg), "{protocol:?}");
+            let lb = plan(&service(&["10.96.0.1"], protocol, &[]), Mode::SocketLb);
+            assert_eq!((&lb[0].want, lb[0].sk_msg), (&Want::Endpoint { v4: vec![], v6: vec![] }, false));
+        }
+    }
+
+    #[test]
+    fn headless_is_known_by_pod_address_where_there_is_l7_work() {
+        let endpoints = [("10.1.0.1:8080", 1, EndpointHealth::Ready), ("10.1.0.2:8080", 1, EndpointHealth::NotReady)];
+        let plans = plan(&service(&[], Protocol::Grpc, &endpoints), Mode::Mesh);
+        assert_eq!(plans[0].addrs, [addr("10.1.0.1:8080"), addr("10.1.0.2:8080")].into());
+        assert_eq!(plans[0].want, Want::Agent);
+        assert!(plan(&service(&[], Protocol::Tcp, &endpoints), Mode::Mesh).is_empty());
+        assert!(plan(&service(&[], Protocol::Grpc, &endpoints), Mode::SocketLb).is_empty());
+    }
+}
