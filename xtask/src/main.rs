@@ -1,5 +1,6 @@
 //! `cargo xtask`: every developer and CI action as a typed subcommand, one file per task.
 
+mod build_ebpf;
 mod doctor;
 mod sh;
 mod test;
@@ -24,6 +25,8 @@ enum Task {
     Doctor(doctor::Args),
     /// Pass every test: static checks, unit, scripted peers, attach, node, interop, bench smoke
     Test(test::Args),
+    /// Rebuild the committed eBPF object from its source, or prove that it matches (`--check`)
+    BuildEbpf(build_ebpf::Args),
     /// Hold the fences: who may import what, where unsafe may stand, how long a file may be
     Tidy(tidy::Args),
 }
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let done = match task {
         Task::Doctor(args) => doctor::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::BuildEbpf(args) => build_ebpf::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };
     match done {
