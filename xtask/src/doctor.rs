@@ -98,7 +98,7 @@ fn kernel() -> Finding {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    // sk_storage in sk_msg and cgroup hooks, ring buffer, bpf_link for cgroups and netns cookies are all in 5.15.
+    // Of what the programs use, bpf_set_retval in connect hooks came last, with 5.18.
     finding("kernel", Need::Run, version >= (5, 18), release, "Linux ≥ 5.18 is needed")
 }
 
