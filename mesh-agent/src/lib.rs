@@ -3,3 +3,11 @@
 pub mod addr;
 pub mod kernel;
 pub mod snapshot;
+
+pub mod detect;
+
+pub mod balance;
+
+pub mod forward;
+
+pub mod telemetry;
