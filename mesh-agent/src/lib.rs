@@ -3,11 +3,3 @@
 pub mod addr;
 pub mod kernel;
 pub mod snapshot;
-
-pub mod detect;
-
-pub mod balance;
-
-pub mod forward;
-
-pub mod telemetry;
