@@ -194,15 +194,16 @@ impl Attacher<'_> {
 
     fn attach(&mut self, hook: &Hook, cgroup: &File) -> Result<FdLink, String> {
         let program = self.loaded(hook)?;
+        // Links always allow others beside them; the kernel refuses the flag that would say so.
         let text = |e: ProgramError| deepest(&e);
         match program {
             Program::CgroupSockAddr(program) => {
-                let id = program.attach(cgroup, CgroupAttachMode::AllowMultiple).map_err(text)?;
+                let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(text)?;
                 let link = program.take_link(id).map_err(text)?;
                 FdLink::try_from(link).map_err(|e| deepest(&e))
             }
             Program::SockOps(program) => {
-                let id = program.attach(cgroup, CgroupAttachMode::AllowMultiple).map_err(text)?;
+                let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(text)?;
                 let link = program.take_link(id).map_err(text)?;
                 FdLink::try_from(link).map_err(|e| deepest(&e))
             }

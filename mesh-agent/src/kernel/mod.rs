@@ -37,6 +37,7 @@ pub use mesh_common::maps::FailurePolicy;
 pub use mounts::{bpffs, cgroup2, own_cgroup};
 pub use selftest::SelfTest;
 pub use sync::{PrefixRule, SyncReport, Update};
+pub use sys::new_netns;
 pub use tier::{Adoption, HookState, HookStatus, OtherProgram, Status, Tier};
 
 use std::path::PathBuf;

@@ -167,8 +167,8 @@ pub(super) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
 
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// Moves the calling thread into a new network namespace with a working loopback.
-pub(super) fn new_netns() -> io::Result<()> {
+/// Moves the calling thread into a new network namespace with a working loopback: for the self-test and for tests.
+pub fn new_netns() -> io::Result<()> {
     // SAFETY: a network namespace of its own changes nothing this thread's memory safety depends on.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET)? };
     loopback_up()
