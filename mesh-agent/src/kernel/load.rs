@@ -157,6 +157,7 @@ impl Attacher<'_> {
         match hook.place {
             Place::Socks => self.ensure_socks(hook),
             Place::Pods => self.ensure_link(hook, &self.config.pods_cgroup.clone()),
+            Place::Agent if self.config.agent_cgroup.starts_with(&self.config.pods_cgroup) => Ok(HookState::Covered),
             Place::Agent => self.ensure_link(hook, &self.config.agent_cgroup.clone()),
         }
     }

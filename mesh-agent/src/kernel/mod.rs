@@ -122,12 +122,14 @@ impl Kernel {
             SkMsg::On => SelfTest::forced(true),
             SkMsg::Off => SelfTest::forced(false),
         };
-        Self::start_with(config, self_test)
+        let agent_cgroup = mounts::cgroup_id(&config.agent_cgroup)?;
+        Self::start_with(config, self_test, agent_cgroup)
     }
 
-    fn start_with(config: Config, self_test: SelfTest) -> Result<Self, KernelError> {
+    fn start_with(config: Config, self_test: SelfTest, agent_cgroup: u64) -> Result<Self, KernelError> {
         let loaded = load::load(&config)?;
-        let control = control::Control::open(&config, loaded.object, self_test.passed() && loaded.can_redirect())?;
+        let control =
+            control::Control::open(&config, loaded.object, agent_cgroup, self_test.passed() && loaded.can_redirect())?;
         let counters = Counters::open(&config.pin_dir)?;
         let sync = sync::Sync::open(&config, counters.clone())?;
         let flows = FlowTable::open(&config.pin_dir)?;
@@ -159,9 +161,10 @@ impl Kernel {
         self.sync.apply(update)
     }
 
-    /// Takes a pod's connections from now on. Call it when its listeners are open.
+    /// Takes a pod's connections from now on. Call it when its listeners are open. `sk_msg`: the workload opted in to
+    /// redirection on every port; followed only where the self-test found no limit.
     pub fn enrol(&mut self, workload: &crate::snapshot::WorkloadKey, netns: NetnsCookie, sk_msg: bool) -> SyncReport {
-        self.sync.enrol(workload, netns, sk_msg)
+        self.sync.enrol(workload, netns, sk_msg && self.self_test.limits.is_empty())
     }
 
     /// Leaves a pod's new connections alone from now on. Call it before its listeners close.

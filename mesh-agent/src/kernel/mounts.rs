@@ -22,9 +22,9 @@ pub fn bpffs() -> Result<PathBuf, KernelError> {
     Ok(path)
 }
 
-/// The calling process's own cgroup2 folder.
+/// The calling thread's cgroup2 folder: the process's, unless the cgroup is threaded.
 pub fn own_cgroup() -> Result<PathBuf, KernelError> {
-    let own = PathBuf::from("/proc/self/cgroup");
+    let own = PathBuf::from("/proc/thread-self/cgroup");
     let text = fs::read_to_string(&own).map_err(|source| KernelError::Cgroup { path: own, source })?;
     // cgroup2's line is `0::/path` (cgroups(7)).
     let path = text.lines().find_map(|line| line.strip_prefix("0::")).ok_or(KernelError::NoCgroup2)?;

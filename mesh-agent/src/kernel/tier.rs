@@ -37,7 +37,11 @@ pub enum HookState {
     Attached,
     Adopted,
     Swapped,
-    Missing { why: String },
+    /// The same program at a cgroup above runs for it.
+    Covered,
+    Missing {
+        why: String,
+    },
 }
 
 /// What the node can do.

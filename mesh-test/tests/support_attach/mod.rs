@@ -290,9 +290,36 @@ fn base_cgroup() -> &'static Path {
     static BASE: OnceLock<PathBuf> = OnceLock::new();
     BASE.get_or_init(|| {
         assert!(rustix::process::geteuid().is_root(), "attach tests need root: run them with `cargo xtask test`");
-        let base = kernel::cgroup2().unwrap().join(format!("undermesh-attach-{}", std::process::id()));
+        remove_leftovers();
+        let base = kernel::cgroup2().unwrap().join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir_all(&base).unwrap();
         fs::write(base.join("cgroup.procs"), std::process::id().to_string()).unwrap();
         base
     })
+}
+
+const PREFIX: &str = "undermesh-attach-";
+
+/// A process cannot remove the cgroup it is in, and a killed one removes nothing: the next one does both.
+fn remove_leftovers() {
+    let alive = |name: &str| {
+        let pid = name.trim_start_matches(PREFIX).split('-').next().unwrap_or_default();
+        Path::new("/proc").join(pid).exists()
+    };
+    let dead = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap().flatten();
+        let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
+        ours.filter(|entry| !alive(&entry.file_name().to_string_lossy())).map(|entry| entry.path()).collect()
+    };
+    for pins in dead(&kernel::bpffs().unwrap()) {
+        let _ = kernel::uninstall(&pins);
+    }
+    for base in dead(&kernel::cgroup2().unwrap()) {
+        for node in fs::read_dir(&base).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
+            for folder in ["pods", "agent", ""] {
+                let _ = fs::remove_dir(node.path().join(folder));
+            }
+        }
+        let _ = fs::remove_dir(base);
+    }
 }

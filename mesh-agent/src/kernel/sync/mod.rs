@@ -186,6 +186,16 @@ impl Sync {
         report
     }
 
+    /// An entry without a service, for the self-test.
+    pub(super) fn place_raw(&mut self, addr: Addr, target: Target) -> Result<(), MapError> {
+        self.services.insert(addr, target, 0)
+    }
+
+    /// A namespace without a workload, for the self-test.
+    pub(super) fn enrol_raw(&mut self, netns: NetnsCookie) -> Result<(), MapError> {
+        self.pods.insert(netns.0, Pod::default(), 0)
+    }
+
     /// Addresses that did not fit.
     pub(super) fn unplaced(&self) -> usize {
         self.unplaced.len()
