@@ -3,3 +3,5 @@
 pub mod addr;
 pub mod kernel;
 pub mod snapshot;
+
+pub mod config;

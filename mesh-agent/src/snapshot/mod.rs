@@ -14,7 +14,7 @@ pub use service::{
 };
 pub use workload::{Enrolment, Locality, OutsideReason, Owner, Workload, WorkloadKey};
 
-use crate::addr::{OrigDst, ServiceAddr};
+use crate::addr::{EndpointAddr, OrigDst, ServiceAddr};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ pub struct Snapshot {
     by_addr: Map<ServiceAddr, PortKey>,
     workloads: Map<WorkloadKey, Arc<Workload>>,
     by_ip: Map<IpAddr, WorkloadKey>,
+    /// Addresses of pods behind headless Services, for protocol and metrics of connections straight to them.
+    headless: Map<EndpointAddr, PortKey>,
 }
 
 /// What an original destination is, as the configuration knows it.
@@ -65,6 +67,26 @@ impl Snapshot {
         let service = self.services.get(&key.service)?;
         let port = service.ports.iter().find(|p| p.port == key.port)?;
         Some((Arc::clone(service), Arc::clone(port)))
+    }
+
+    /// The headless Service's port that a pod's own address and port belong to (the oldest Service's where several
+    /// list it): what the pod speaks there, and under which name to count it.
+    pub fn headless_port(&self, dst: OrigDst) -> Option<(Arc<Service>, Arc<ServicePort>)> {
+        self.port(self.headless.get(&EndpointAddr::new(dst.addr()))?)
+    }
+
+    /// Every pod address and port that a headless Service speaks for.
+    pub fn headless(&self) -> impl Iterator<Item = (EndpointAddr, &PortKey)> {
+        self.headless.iter().map(|(addr, key)| (*addr, key))
+    }
+
+    /// Equal in everything but the generation.
+    pub fn same_content(&self, other: &Self) -> bool {
+        self.services == other.services
+            && self.by_addr == other.by_addr
+            && self.workloads == other.workloads
+            && self.by_ip == other.by_ip
+            && self.headless == other.headless
     }
 
     pub fn workload(&self, key: &WorkloadKey) -> Option<&Arc<Workload>> {
@@ -107,10 +129,23 @@ impl Snapshot {
 
     pub fn insert_workload(&mut self, workload: Arc<Workload>) {
         self.remove_workload(&workload.key.clone());
-        for ip in &workload.ips {
+        // A finished pod, and one on the host's network, do not own their addresses.
+        let owns = |e: &Enrolment| {
+            !matches!(e, Enrolment::Outside { reason: OutsideReason::HostNetwork | OutsideReason::Finished })
+        };
+        for ip in workload.ips.iter().filter(|_| owns(&workload.enrolment)) {
             self.by_ip.insert(ip.to_canonical(), workload.key.clone());
         }
         self.workloads.insert(workload.key.clone(), workload);
+    }
+
+    /// Says which headless Service's port speaks for a pod's address; returns whether that is news.
+    pub fn set_headless(&mut self, addr: EndpointAddr, owner: Option<PortKey>) -> bool {
+        let former = match &owner {
+            Some(owner) => self.headless.insert(addr, owner.clone()),
+            None => self.headless.remove(&addr),
+        };
+        former != owner
     }
 
     pub fn remove_workload(&mut self, key: &WorkloadKey) -> Option<Arc<Workload>> {

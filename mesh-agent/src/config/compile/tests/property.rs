@@ -1,0 +1,91 @@
+//! The snapshot is a function of the set of objects in force: order, batching and detours do not show.
+
+use super::*;
+use proptest::prelude::*;
+
+/// A small world in which everything collides: few names, addresses, labels.
+fn object() -> impl Strategy<Value = String> {
+    let ns = || prop_oneof![Just("a"), Just("b")];
+    let app = || prop_oneof![Just("x"), Just("y")];
+    let ip = || (1..5u8).prop_map(|n| format!("10.0.0.{n}"));
+    let node = || prop_oneof![Just("n1"), Just("n2"), Just("''")];
+    let stamp = || prop_oneof![Just("null"), Just("'2026-01-01T00:00:00Z'"), Just("'2026-02-01T00:00:00Z'")];
+    let namespace = (ns(), any::<bool>()).prop_map(|(name, on)| {
+        let mode = if on { "enabled" } else { "disabled" };
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{istio-injection: {mode}}}}}\n")
+    });
+    let node_object = (node(), app()).prop_map(|(name, zone)| {
+        format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {}, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n", name.replace("''", "n3"))
+    });
+    let pod = (ns(), 1..4u8, app(), ip(), node(), 0..6u8, stamp()).prop_map(|(ns, n, app, ip, node, odd, at)| {
+        let phase = if odd == 0 { "Failed" } else { "Running" };
+        let host = odd == 1;
+        let uid = if odd == 2 { "other" } else { "one" };
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p{n}, namespace: {ns}, uid: {uid}, labels: {{app: {app}}}, creationTimestamp: {at}, annotations: {{undermesh.dev/netns: /n}}}}\nspec: {{nodeName: {node}, hostNetwork: {host}, containers: [{{ports: [{{name: main, containerPort: 80}}]}}]}}\nstatus: {{phase: {phase}, podIP: {ip}}}\n")
+    });
+    let service = (ns(), 1..4u8, app(), 1..4u8, any::<bool>(), any::<bool>(), stamp()).prop_map(|(ns, n, app, vip, headless, named, at)| {
+        let vip = if headless { "None".to_owned() } else { format!("10.96.0.{vip}") };
+        let target = if named { "main" } else { "80" };
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s{n}, namespace: {ns}, creationTimestamp: {at}}}\nspec: {{clusterIP: {vip}, selector: {{app: {app}}}, ports: [{{name: grpc, port: 80, targetPort: {target}}}, {{name: tcp, port: 81, targetPort: 80}}]}}\n")
+    });
+    let slice = (ns(), 1..3u8, 1..4u8, ip(), ip(), 1..4u8, node()).prop_map(|(ns, n, service, one, two, pod, node)| {
+        format!("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: e{n}, namespace: {ns}, labels: {{kubernetes.io/service-name: s{service}}}}}\naddressType: IPv4\nports: [{{name: grpc, port: 80}}]\nendpoints: [{{addresses: [{one}], targetRef: {{kind: Pod, name: p{pod}}}}}, {{addresses: [{two}], nodeName: {node}, conditions: {{ready: false}}}}]\n")
+    });
+    let endpoints = (ns(), 1..4u8, ip()).prop_map(|(ns, n, ip)| {
+        format!("apiVersion: v1\nkind: Endpoints\nmetadata: {{name: s{n}, namespace: {ns}}}\nsubsets: [{{addresses: [{{ip: {ip}}}], ports: [{{name: grpc, port: 80}}]}}]\n")
+    });
+    prop_oneof![1 => namespace, 1 => node_object, 6 => pod, 4 => service, 2 => slice, 1 => endpoints]
+}
+
+/// An object, whether it is deleted instead, and whether the batch ends after it.
+fn history() -> impl Strategy<Value = Vec<(String, bool, bool)>> {
+    proptest::collection::vec((object(), prop::bool::weighted(0.25), any::<bool>()), 1..60)
+}
+
+fn all_diagnostics(compiler: &Compiler) -> Vec<Diagnostic> {
+    compiler.diagnostics().cloned().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_compiles_to_what_is_left_of_it(steps in history(), rotate in 0..60usize) {
+        let mut compiler = Compiler::new(settings());
+        let mut left: BTreeMap<ObjectKey, Arc<Resource>> = BTreeMap::new();
+        let mut batch = Changes::default();
+        let mut last = Arc::new(Snapshot::default());
+        for (text, delete, end) in steps {
+            let resource = Arc::clone(&resources(&text)[0]);
+            // One batch says one thing about one object.
+            let told = batch.deletes.contains(&resource.key) || batch.upserts.iter().any(|r| r.key == resource.key);
+            if told || end {
+                last = compiler.apply(std::mem::take(&mut batch)).snapshot;
+            }
+            if delete {
+                left.remove(&resource.key);
+                batch.deletes.push(resource.key.clone());
+            } else {
+                left.insert(resource.key.clone(), Arc::clone(&resource));
+                batch.upserts.push(resource);
+            }
+        }
+        let update = compiler.apply(batch);
+        prop_assert_eq!(update.is_change(), !update.snapshot.same_content(&last));
+
+        let mut objects: Vec<_> = left.into_values().collect();
+        let middle = rotate % objects.len().max(1);
+        objects.rotate_left(middle);
+        let mut whole = Compiler::new(settings());
+        let full = whole.apply(Changes { upserts: objects, ..Changes::default() }).snapshot;
+        prop_assert!(full.same_content(&update.snapshot), "incremental {:#?}\nfull {:#?}", update.snapshot, full);
+        prop_assert_eq!(all_diagnostics(&whole), all_diagnostics(&compiler));
+        // No service holds another's address, and each address leads back to its owner.
+        for service in full.services() {
+            for (vip, port) in service.addrs() {
+                let found = full.destination(OrigDst::new((vip, port).into()));
+                prop_assert!(matches!(found, Destination::Service(s, _) if s.name == service.name));
+            }
+        }
+    }
+}

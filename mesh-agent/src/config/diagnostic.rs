@@ -1,0 +1,211 @@
+//! What is wrong with a configuration, where, and what to do about it.
+//!
+//! A diagnostic is data: the log, `mesh-agent diagnostics` and tests print the same value. Codes are stable: scripts
+//! may match on them, so a code is never given a second meaning.
+
+use super::resource::{ObjectKey, Provenance};
+use serde::Serialize;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    pub code: Code,
+    /// The object at fault; none where a document could not be read far enough to have a name.
+    #[serde(flatten)]
+    pub object: Option<ObjectKey>,
+    pub file: Option<Arc<Path>>,
+    /// 1-based; the field's line where it is known, else the object's first line.
+    pub line: Option<u32>,
+    /// `spec.ports[0].targetPort`; empty where the object as a whole is meant.
+    pub field: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do; empty where nothing needs doing.
+    pub fix: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The object, or the part named, is not in force.
+    Error,
+    /// In force, but probably not what was meant.
+    Warning,
+    /// Worth knowing.
+    Info,
+}
+
+macro_rules! codes {
+    ($($name:ident = $code:literal, $title:literal;)*) => {
+        /// Every kind of finding. The list exists once; `--help` and the docs are made from it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code { $(#[doc = $title] $name,)* }
+
+        impl Code {
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// `UM0101`
+            pub fn id(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+            /// One line for a list of codes.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    Unreadable = "UM0001", "a file or folder cannot be read";
+    Syntax = "UM0002", "a document is not well-formed YAML or JSON";
+    NotAnObject = "UM0003", "a document is not a Kubernetes object (no apiVersion or kind)";
+    NotYetRead = "UM0004", "a known kind that this version does not act on";
+    UnknownKind = "UM0005", "an unknown kind";
+    BadField = "UM0006", "a field's value has the wrong type or form";
+    UnknownField = "UM0007", "a field that the kind does not have";
+    NoName = "UM0008", "an object without metadata.name";
+    DefinedTwice = "UM0009", "one object is defined twice, differently";
+    LastGoodKept = "UM0010", "a file is broken; the last good version of its objects stays in force";
+    UnknownVersion = "UM0011", "an apiVersion that this version does not know for the kind";
+    NoEndpoints = "UM0101", "a Service without endpoints";
+    AddressTaken = "UM0102", "two Services with one address";
+    ProtocolUndeclared = "UM0103", "a port whose name or appProtocol does not say its protocol";
+    NoClusterIp = "UM0104", "a Service without a cluster IP";
+    BadAnnotation = "UM0105", "an annotation's value is not one we know";
+    BadAddress = "UM0106", "not an IP address";
+    DuplicatePort = "UM0107", "one port number is declared twice";
+    NoSuchTargetPort = "UM0108", "targetPort names a port that no matching pod has";
+    ExternalName = "UM0109", "an ExternalName Service is not balanced";
+    NotSupported = "UM0110", "a field that this version does not act on";
+    BadPort = "UM0111", "not a port number";
+    HostNetwork = "UM0201", "a pod on the host's network cannot be in the mesh";
+    PodAddressTaken = "UM0202", "two pods with one address";
+    NoNetns = "UM0203", "a pod's network namespace is not known";
+}
+
+impl Diagnostic {
+    pub fn new(severity: Severity, code: Code, message: impl Into<String>) -> Self {
+        Self {
+            severity,
+            code,
+            object: None,
+            file: None,
+            line: None,
+            field: String::new(),
+            message: message.into(),
+            fix: String::new(),
+        }
+    }
+
+    pub fn error(code: Code, message: impl Into<String>) -> Self {
+        Self::new(Severity::Error, code, message)
+    }
+
+    pub fn warning(code: Code, message: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, code, message)
+    }
+
+    pub fn info(code: Code, message: impl Into<String>) -> Self {
+        Self::new(Severity::Info, code, message)
+    }
+
+    #[must_use]
+    pub fn object(mut self, key: &ObjectKey) -> Self {
+        self.object = Some(key.clone());
+        self
+    }
+
+    #[must_use]
+    pub fn at(mut self, place: &Provenance) -> Self {
+        self.file = Some(Arc::clone(&place.file));
+        self.line = Some(place.line);
+        self
+    }
+
+    #[must_use]
+    pub fn field(mut self, path: impl Into<String>) -> Self {
+        self.field = path.into();
+        self
+    }
+
+    #[must_use]
+    pub fn fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = fix.into();
+        self
+    }
+}
+
+/// `error UM0006 demo.yaml:12 Service shop/cart spec.ports[0].port: what is wrong. Fix: what to do`
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.severity, self.code)?;
+        if let Some(file) = &self.file {
+            write!(f, " {}", file.display())?;
+            if let Some(line) = self.line {
+                write!(f, ":{line}")?;
+            }
+        }
+        if let Some(object) = &self.object {
+            write!(f, " {object}")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, " {}", self.field)?;
+        }
+        write!(f, ": {}", self.message)?;
+        if !self.fix.is_empty() {
+            write!(f, ". Fix: {}", self.fix)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        })
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id())
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::resource::Kind;
+
+    #[test]
+    fn one_line_names_place_object_field_and_fix() {
+        let place = Provenance { file: Path::new("demo.yaml").into(), line: 12, document: 1 };
+        let key = ObjectKey::new(Kind::Service, "shop", "cart");
+        let d = Diagnostic::error(Code::BadField, "is text").object(&key).at(&place).field("spec.x").fix("write 1");
+        assert_eq!(d.to_string(), "error UM0006 demo.yaml:12 Service shop/cart spec.x: is text. Fix: write 1");
+        let json = serde_json::to_value(&d).unwrap();
+        assert_eq!(json["code"], "UM0006");
+        assert_eq!((&json["kind"], &json["namespace"], &json["name"]), (&"Service".into(), &"shop".into(), &"cart".into()));
+    }
+
+    #[test]
+    fn codes_are_unique() {
+        let mut ids: Vec<_> = Code::ALL.iter().map(|code| code.id()).collect();
+        ids.dedup();
+        assert_eq!(ids.len(), Code::ALL.len());
+        assert!(ids.is_sorted());
+    }
+}

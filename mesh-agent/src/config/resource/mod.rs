@@ -1,0 +1,92 @@
+//! Own typed structs of the Kubernetes objects we read; no client library's types.
+//!
+//! Place in the path: `source` finds documents, [`parse`] makes [`Resource`]s of them, `compile` reads those.
+//! Invariant: a `Resource` is well typed, but nothing in it has been checked against anything else.
+
+mod core;
+mod discovery;
+mod kinds;
+mod locate;
+pub mod parse;
+mod schema;
+mod workloads;
+
+pub use core::{
+    ContainerPort, Labels, Meta, Namespace, Node, ObjectReference, OwnerReference, Pod, PodSpec, Service, ServicePort, ServiceSpec,
+    TargetPort,
+};
+pub use discovery::{AddressType, EndpointSlice, Endpoints, SliceEndpoint};
+pub use kinds::Kind;
+pub use workloads::Controller;
+
+use serde::Serialize;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// One object as some source holds it.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    pub key: ObjectKey,
+    pub meta: Meta,
+    pub object: Object,
+    pub place: Provenance,
+    /// Of the object's content; equal contents have equal hashes wherever they stand.
+    pub hash: u64,
+}
+
+/// The kinds this version reads.
+#[derive(Clone, Debug)]
+pub enum Object {
+    Namespace(Namespace),
+    Node(Node),
+    Pod(Box<Pod>),
+    Service(Box<Service>),
+    Endpoints(Endpoints),
+    EndpointSlice(EndpointSlice),
+    /// Deployment, StatefulSet, ReplicaSet, DaemonSet, Job: read by the lab, which plays their controllers.
+    Controller(Box<Controller>),
+}
+
+/// Identity of an object in a source.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+pub struct ObjectKey {
+    pub kind: Kind,
+    /// Empty for cluster-scoped kinds.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+/// Where an object stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Provenance {
+    pub file: Arc<Path>,
+    /// 1-based line of the object's first line.
+    pub line: u32,
+    /// 0-based document in the file.
+    pub document: u32,
+}
+
+impl ObjectKey {
+    pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        Self { kind, namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// `Service shop/cart`, `Node worker-1`
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.kind)?;
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}

@@ -1,0 +1,72 @@
+use super::*;
+
+fn read_text(text: &str) -> Parsed {
+    parse(&Path::new("t.yaml").into(), text)
+}
+
+fn lines(parsed: &Parsed) -> Vec<String> {
+    parsed.diagnostics.iter().map(ToString::to_string).collect()
+}
+
+const GOOD: &str = "apiVersion: v1\nkind: Service\nmetadata:\n  name: good\n";
+
+#[test]
+fn one_malformed_document_leaves_its_neighbours() {
+    let parsed = read_text(&format!("{GOOD}---\na: [1\nb: }}\n---\n{GOOD}"));
+    assert_eq!(parsed.resources.len(), 2);
+    assert_eq!(parsed.resources[1].place.line, 9);
+    assert_eq!(parsed.diagnostics.len(), 1);
+    assert!(parsed.unnamed);
+    let line = parsed.diagnostics[0].to_string();
+    assert!(line.starts_with("error UM0002 t.yaml:7: malformed"), "{line}");
+}
+
+#[test]
+fn wrong_types_name_field_line_and_fix() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  labels:\n    version: 1.0\n---\napiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec:\n  ports:\n  - name: http\n    port: eighty\n";
+    let parsed = read_text(text);
+    assert_eq!(parsed.broken.len(), 2);
+    assert_eq!(
+        lines(&parsed),
+        [
+            "error UM0006 t.yaml:6 Service default/a metadata.labels.version: invalid type: floating point `1.0`, expected a string; the object is not in force. Fix: put the value in quotes",
+            "error UM0006 t.yaml:14 Service default/b spec.ports[0].port: invalid type: string \"eighty\", expected i64; the object is not in force. Fix: write a number from 1 to 65535, without quotes",
+        ]
+    );
+}
+
+#[test]
+fn lists_json_and_nulls_are_read() {
+    let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: p, namespace: x, labels: null}\n";
+    let parsed = read_text(list);
+    assert_eq!(lines(&parsed), [""; 0]);
+    let keys: Vec<_> = parsed.resources.iter().map(|r| (r.key.to_string(), r.place.line)).collect();
+    assert_eq!(keys, [("Service default/a".to_owned(), 4), ("Pod x/p".to_owned(), 7)]);
+
+    let json = "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Node\", \"metadata\": {\"name\": \"n\"}}";
+    let parsed = read_text(json);
+    assert_eq!(parsed.resources[0].key.to_string(), "Node n");
+    // A List's bad item does not take down its neighbours, nor hide its line.
+    let parsed = read_text(&list.replace("{name: a}", "{name: a, labels: [1]}"));
+    assert_eq!(parsed.resources.len(), 1);
+    assert_eq!(parsed.diagnostics[0].field, "metadata.labels");
+    assert_eq!(parsed.diagnostics[0].line, Some(6));
+}
+
+#[test]
+fn kinds_we_do_not_read_are_named_once() {
+    let text = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\n---\napiVersion: v1\nkind: service\nmetadata: {name: s}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n---\nhello: world\n---\napiVersion: v1\nkind: Pod\nmetadata: {}\n";
+    let parsed = read_text(text);
+    let codes: Vec<_> = parsed.diagnostics.iter().map(|d| d.code.id()).collect();
+    assert_eq!(codes, ["UM0004", "UM0005", "UM0003", "UM0008"]);
+    assert!(parsed.diagnostics[1].fix.contains("kind: Service"));
+    assert_eq!(parsed.diagnostics[2].line, Some(13));
+}
+
+#[test]
+fn hash_ignores_place_and_key_order() {
+    let a = read_text("apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: b}\n");
+    let b = read_text("# moved\n\nkind: Service\napiVersion: v1\nmetadata: {namespace: b, name: a}\n");
+    assert_eq!(a.resources[0].hash, b.resources[0].hash);
+    assert_ne!(a.resources[0].place, b.resources[0].place);
+}

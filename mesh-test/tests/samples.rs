@@ -1,0 +1,70 @@
+//! Every public sample loads: what people already have is taken as it is.
+//!
+//! The samples lie beside the repository (`../shared/samples`); `UNDERMESH_SAMPLES` names another folder. Without them
+//! this test fails: it never passes by not looking.
+
+use mesh_agent::config::compile::{Settings, compile};
+use mesh_agent::config::source::FileSource;
+use mesh_agent::config::{Code, Severity};
+use std::path::{Path, PathBuf};
+
+fn samples() -> PathBuf {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/samples");
+    let dir = std::env::var_os("UNDERMESH_SAMPLES").map_or(beside, PathBuf::from);
+    assert!(
+        dir.is_dir(),
+        "no samples at {}: put Istio's samples/ folder there, or name another with UNDERMESH_SAMPLES",
+        dir.display()
+    );
+    dir
+}
+
+fn settings() -> Settings {
+    Settings { node: "".into(), cluster_domain: "cluster.local".into() }
+}
+
+fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|e| e == "yaml" || e == "json") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_sample_file_loads_without_a_false_word() {
+    let mut all = Vec::new();
+    files(&samples(), &mut all);
+    assert!(all.len() > 50, "only {} sample files", all.len());
+    let mut wrong = Vec::new();
+    for file in all {
+        let scan = FileSource::new(vec![file.clone()]).scan();
+        // Not Kubernetes objects at all (values of charts, an API description) are said to be just that.
+        let bad = |d: &&mesh_agent::config::Diagnostic| d.severity != Severity::Info && d.code != Code::NotAnObject;
+        wrong.extend(scan.diagnostics.iter().filter(bad).map(ToString::to_string));
+        let (_, diagnostics) = compile(settings(), scan.changes.upserts);
+        wrong.extend(diagnostics.iter().filter(|d| d.severity == Severity::Error).map(ToString::to_string));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_apps_of_the_first_week_compile_to_their_services() {
+    for (app, service, port, protocol) in [
+        ("bookinfo/platform/kube/bookinfo.yaml", "reviews", 9080, "Http"),
+        ("helloworld/helloworld.yaml", "helloworld", 5000, "Http"),
+        ("httpbin/httpbin.yaml", "httpbin", 8000, "Http"),
+        ("grpc-echo/grpc-echo.yaml", "echo", 7070, "Grpc"),
+        ("tcp-echo/tcp-echo.yaml", "tcp-echo", 9000, "Tcp"),
+    ] {
+        let scan = FileSource::new(vec![samples().join(app)]).scan();
+        assert!(scan.diagnostics.iter().all(|d| d.severity == Severity::Info), "{app}: {:?}", scan.diagnostics);
+        let (snapshot, _) = compile(settings(), scan.changes.upserts);
+        let found = snapshot.services().find(|s| &*s.name.name == service).unwrap_or_else(|| panic!("{app}: no {service}"));
+        let port = found.ports.iter().find(|p| p.port == port).unwrap_or_else(|| panic!("{app}: no port {port}"));
+        assert_eq!(format!("{:?}", port.protocol), protocol, "{app} {}", port.key);
+    }
+}
