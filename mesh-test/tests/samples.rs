@@ -63,7 +63,8 @@ fn the_apps_of_the_first_week_compile_to_their_services() {
         let scan = FileSource::new(vec![samples().join(app)]).scan();
         assert!(scan.diagnostics.iter().all(|d| d.severity == Severity::Info), "{app}: {:?}", scan.diagnostics);
         let (snapshot, _) = compile(settings(), scan.changes.upserts);
-        let found = snapshot.services().find(|s| &*s.name.name == service).unwrap_or_else(|| panic!("{app}: no {service}"));
+        let found =
+            snapshot.services().find(|s| &*s.name.name == service).unwrap_or_else(|| panic!("{app}: no {service}"));
         let port = found.ports.iter().find(|p| p.port == port).unwrap_or_else(|| panic!("{app}: no port {port}"));
         assert_eq!(format!("{:?}", port.protocol), protocol, "{app} {}", port.key);
     }

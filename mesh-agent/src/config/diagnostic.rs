@@ -198,7 +198,10 @@ mod tests {
         assert_eq!(d.to_string(), "error UM0006 demo.yaml:12 Service shop/cart spec.x: is text. Fix: write 1");
         let json = serde_json::to_value(&d).unwrap();
         assert_eq!(json["code"], "UM0006");
-        assert_eq!((&json["kind"], &json["namespace"], &json["name"]), (&"Service".into(), &"shop".into(), &"cart".into()));
+        assert_eq!(
+            (&json["kind"], &json["namespace"], &json["name"]),
+            (&"Service".into(), &"shop".into(), &"cart".into())
+        );
     }
 
     #[test]

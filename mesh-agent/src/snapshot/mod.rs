@@ -140,12 +140,12 @@ impl Snapshot {
     }
 
     /// Says which headless Service's port speaks for a pod's address; returns whether that is news.
-    pub fn set_headless(&mut self, addr: EndpointAddr, owner: Option<PortKey>) -> bool {
-        let former = match &owner {
+    pub fn set_headless(&mut self, addr: EndpointAddr, owner: Option<&PortKey>) -> bool {
+        let former = match owner {
             Some(owner) => self.headless.insert(addr, owner.clone()),
             None => self.headless.remove(&addr),
         };
-        former != owner
+        former.as_ref() != owner
     }
 
     pub fn remove_workload(&mut self, key: &WorkloadKey) -> Option<Arc<Workload>> {

@@ -6,7 +6,8 @@ use super::workload::{is_finished, not_an_address};
 use crate::addr::EndpointAddr;
 use crate::config::diagnostic::{Code, Diagnostic};
 use crate::config::resource::{
-    AddressType, EndpointSlice, Endpoints, ObjectReference, Pod, Resource, ServicePort, ServiceSpec, SliceEndpoint, TargetPort,
+    AddressType, EndpointSlice, Endpoints, ObjectReference, Pod, Resource, ServicePort, ServiceSpec, SliceEndpoint,
+    TargetPort,
 };
 use crate::snapshot::{Endpoint, EndpointHealth, EndpointSet, Locality, Workload};
 use std::collections::BTreeMap;
@@ -64,7 +65,14 @@ struct Set(BTreeMap<EndpointAddr, Endpoint>);
 
 impl Set {
     /// One address listed twice is one endpoint, of the better health.
-    fn add(&mut self, ip: IpAddr, port: u16, health: EndpointHealth, workload: Option<Arc<Workload>>, locality: Locality) {
+    fn add(
+        &mut self,
+        ip: IpAddr,
+        port: u16,
+        health: EndpointHealth,
+        workload: Option<Arc<Workload>>,
+        locality: Locality,
+    ) {
         let addr = EndpointAddr::new(SocketAddr::new(ip, port));
         let endpoint = Endpoint { addr, weight: 1, health, workload, locality };
         let kept = self.0.entry(addr).or_insert_with(|| endpoint.clone());
@@ -97,8 +105,10 @@ fn from_slice<'a>(
         return found.push((Some(r), diagnostic.field("ports").fix("write a number from 1 to 65535")));
     };
     if slice.address_type == AddressType::Fqdn {
-        let diagnostic = Diagnostic::warning(Code::NotSupported, "addressType FQDN: endpoints by name are not resolved");
-        return found.push((Some(r), diagnostic.field("addressType").fix("list IP addresses (addressType IPv4 or IPv6)")));
+        let diagnostic =
+            Diagnostic::warning(Code::NotSupported, "addressType FQDN: endpoints by name are not resolved");
+        return found
+            .push((Some(r), diagnostic.field("addressType").fix("list IP addresses (addressType IPv4 or IPv6)")));
     }
     for (i, endpoint) in slice.endpoints.iter().enumerate() {
         let Some(text) = endpoint.addresses.first() else { continue };
@@ -140,8 +150,10 @@ fn from_endpoints<'a>(
     for (s, subset) in endpoints.subsets.iter().enumerate() {
         let Some(subset_port) = subset.ports.iter().find(|p| p.name == port.name && p.is_tcp()) else { continue };
         let Some(number) = subset_port.port.and_then(port_number) else {
-            let diagnostic = Diagnostic::error(Code::BadPort, format!("port {:?} has no usable number", &*subset_port.name));
-            found.push((Some(r), diagnostic.field(format!("subsets[{s}].ports")).fix("write a number from 1 to 65535")));
+            let diagnostic =
+                Diagnostic::error(Code::BadPort, format!("port {:?} has no usable number", &*subset_port.name));
+            found
+                .push((Some(r), diagnostic.field(format!("subsets[{s}].ports")).fix("write a number from 1 to 65535")));
             continue;
         };
         let ready = subset.addresses.iter().enumerate().map(|a| ("addresses", EndpointHealth::Ready, a));
@@ -183,7 +195,8 @@ fn families(spec: &ServiceSpec, ips: &[IpAddr]) -> Vec<IpAddr> {
         return spec.ip_families.iter().filter_map(|family| of(&**family == "IPv4")).collect();
     }
     let listed = spec.cluster_ips.iter().chain((!spec.cluster_ip.is_empty()).then_some(&spec.cluster_ip));
-    let vips: Vec<bool> = listed.filter_map(|ip| ip.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical().is_ipv4()).collect();
+    let vips: Vec<bool> =
+        listed.filter_map(|ip| ip.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical().is_ipv4()).collect();
     if vips.is_empty() {
         return ips.first().copied().into_iter().collect();
     }

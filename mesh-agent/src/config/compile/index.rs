@@ -44,8 +44,8 @@ pub(super) struct Index {
 
 impl Index {
     /// Puts an object in force, or takes it out; marks what has to be compiled again.
-    pub(super) fn put(&mut self, key: &ObjectKey, new: Option<Arc<Resource>>, dirty: &mut Dirty) {
-        let old = match &new {
+    pub(super) fn put(&mut self, key: &ObjectKey, new: Option<&Arc<Resource>>, dirty: &mut Dirty) {
+        let old = match new {
             Some(new) => self.objects.insert(key.clone(), Arc::clone(new)),
             None => self.objects.remove(key),
         };
@@ -53,7 +53,7 @@ impl Index {
             self.unlink(old);
             self.mark(old, dirty);
         }
-        if let Some(new) = &new {
+        if let Some(new) = new {
             self.link(new);
             self.mark(new, dirty);
         }

@@ -72,7 +72,10 @@ pub struct Compiler {
 }
 
 /// Compiles a whole set of objects.
-pub fn compile(settings: Settings, resources: impl IntoIterator<Item = Arc<Resource>>) -> (Arc<Snapshot>, Vec<Diagnostic>) {
+pub fn compile(
+    settings: Settings,
+    resources: impl IntoIterator<Item = Arc<Resource>>,
+) -> (Arc<Snapshot>, Vec<Diagnostic>) {
     let mut compiler = Compiler::new(settings);
     let changes = Changes { upserts: resources.into_iter().collect(), ..Changes::default() };
     let update = compiler.apply(changes);
@@ -101,7 +104,7 @@ impl Compiler {
             self.index.put(key, None, &mut dirty);
         }
         for new in changes.upserts {
-            self.index.put(&new.key.clone(), Some(new), &mut dirty);
+            self.index.put(&new.key, Some(&new), &mut dirty);
         }
         self.relocate(&changes.moved);
         let mut news = Vec::new();
@@ -123,7 +126,8 @@ impl Compiler {
         if moved.is_empty() {
             return;
         }
-        let moved: FxHashMap<&ObjectKey, &resource::Provenance> = moved.iter().map(|(key, place)| (key, place)).collect();
+        let moved: FxHashMap<&ObjectKey, &resource::Provenance> =
+            moved.iter().map(|(key, place)| (key, place)).collect();
         for (key, place) in &moved {
             if let Some(r) = self.index.get_mut(key) {
                 Arc::make_mut(r).place = (*place).clone();
@@ -200,9 +204,12 @@ impl Compiler {
                 let winner = self.pod_ips.winner(ip);
                 if let Some(winner) = winner.filter(|winner| *winner != name) {
                     found.push(
-                        Diagnostic::warning(Code::PodAddressTaken, format!("{ip} is {}'s address; it is left out here", place(self, &pod_key(winner))))
-                            .field("status.podIPs")
-                            .fix("give each pod an address of its own"),
+                        Diagnostic::warning(
+                            Code::PodAddressTaken,
+                            format!("{ip} is {}'s address; it is left out here", place(self, &pod_key(winner))),
+                        )
+                        .field("status.podIPs")
+                        .fix("give each pod an address of its own"),
                     );
                 }
                 winner == Some(name)
@@ -263,7 +270,12 @@ impl Compiler {
         touched.into_iter().collect()
     }
 
-    fn compile_service(&mut self, name: &ServiceName, former: Option<&Service>, news: &mut Vec<Diagnostic>) -> Option<Service> {
+    fn compile_service(
+        &mut self,
+        name: &ServiceName,
+        former: Option<&Service>,
+        news: &mut Vec<Diagnostic>,
+    ) -> Option<Service> {
         let mut asked = Questions::default();
         let mut found: Vec<Found<'_>> = Vec::new();
         let compiled = self.service(name).map(|(r, spec)| {
@@ -272,7 +284,10 @@ impl Compiler {
             vips.retain(|vip| {
                 let winner = self.vips.winner(vip);
                 if let Some(winner) = winner.filter(|winner| *winner != name && !service::is_external(spec)) {
-                    let message = format!("{vip} is already the address of {}; it is left out here", place(self, &service_key(winner)));
+                    let message = format!(
+                        "{vip} is already the address of {}; it is left out here",
+                        place(self, &service_key(winner))
+                    );
                     let diagnostic = Diagnostic::error(Code::AddressTaken, message).field("spec.clusterIP");
                     own.push(diagnostic.fix("give each Service an address of its own"));
                 }
@@ -296,8 +311,9 @@ impl Compiler {
                     node.map_or_else(Locality::default, |r| workload::locality(&r.meta.labels))
                 },
             };
-            let domain = &self.settings.cluster_domain;
-            service::compile(r, spec, name.clone(), domain, vips, &origin, former, &mut view, &mut found)
+            let cluster_domain = &*self.settings.cluster_domain;
+            let input = service::Input { resource: r, spec, name: name.clone(), cluster_domain, vips, origin, former };
+            service::compile(input, &mut view, &mut found)
         });
         let found = found.into_iter().map(|(r, d)| (r.map(|r| (r.key.clone(), r.place.clone())), d)).collect();
         self.asked.set(name, asked);
@@ -342,7 +358,7 @@ impl Compiler {
         }
         let mut differs = false;
         for addr in changed {
-            differs |= self.snapshot.set_headless(addr, self.headless.winner(&addr).cloned());
+            differs |= self.snapshot.set_headless(addr, self.headless.winner(&addr));
         }
         differs
     }
@@ -364,13 +380,19 @@ impl Compiler {
     }
 
     /// Files the findings of one object's compilation; those it did not have before are news.
-    fn report(&mut self, owner: ObjectKey, found: Vec<(Option<(ObjectKey, resource::Provenance)>, Diagnostic)>, news: &mut Vec<Diagnostic>) {
+    fn report(
+        &mut self,
+        owner: ObjectKey,
+        found: Vec<(Option<(ObjectKey, resource::Provenance)>, Diagnostic)>,
+        news: &mut Vec<Diagnostic>,
+    ) {
         let own = self.index.get(&owner).map(|r| r.place.clone());
-        let complete = |(other, diagnostic): (Option<(ObjectKey, resource::Provenance)>, Diagnostic)| match (other, &own) {
-            (Some((key, place)), _) => diagnostic.object(&key).at(&place),
-            (None, Some(place)) => diagnostic.object(&owner).at(place),
-            (None, None) => diagnostic.object(&owner),
-        };
+        let complete =
+            |(other, diagnostic): (Option<(ObjectKey, resource::Provenance)>, Diagnostic)| match (other, &own) {
+                (Some((key, place)), _) => diagnostic.object(&key).at(&place),
+                (None, Some(place)) => diagnostic.object(&owner).at(place),
+                (None, None) => diagnostic.object(&owner),
+            };
         let mut new: Vec<Diagnostic> = Vec::new();
         for diagnostic in found.into_iter().map(complete) {
             // A slice's bad address is met once for each port of its Service.

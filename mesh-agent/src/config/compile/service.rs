@@ -35,76 +35,87 @@ pub(super) fn is_external(spec: &ServiceSpec) -> bool {
     &*spec.kind == "ExternalName"
 }
 
-/// Compiles one Service. `vips` are those it owns; `former` lends what stayed the same, so that unchanged ports keep
-/// their `Arc`.
-pub(super) fn compile<'a>(
-    r: &Resource,
-    spec: &ServiceSpec,
-    name: ServiceName,
-    cluster_domain: &str,
-    vips: Vec<IpAddr>,
-    origin: &Origin<'a>,
-    former: Option<&Service>,
-    view: &mut View<'_>,
-    found: &mut Vec<Found<'a>>,
-) -> Service {
+/// One Service and all that its compilation reads.
+pub(super) struct Input<'r, 'a> {
+    pub(super) resource: &'r Resource,
+    pub(super) spec: &'r ServiceSpec,
+    pub(super) name: ServiceName,
+    pub(super) cluster_domain: &'r str,
+    /// Those it owns.
+    pub(super) vips: Vec<IpAddr>,
+    pub(super) origin: Origin<'a>,
+    /// Lends what stayed the same, so that unchanged ports keep their `Arc`.
+    pub(super) former: Option<&'r Service>,
+}
+
+/// Compiles one Service.
+pub(super) fn compile<'a>(input: Input<'_, 'a>, view: &mut View<'_>, found: &mut Vec<Found<'a>>) -> Service {
+    let spec = input.spec;
     let mut own = Vec::new();
     let mut ports: Vec<Arc<ServicePort>> = Vec::new();
-    let lb = load_balancer(r, &mut own);
+    let lb = load_balancer(input.resource, &mut own);
     if is_external(spec) {
-        let message = format!("ExternalName: callers are sent to {} by DNS; the mesh does not balance it", spec.external_name);
+        let message =
+            format!("ExternalName: callers are sent to {} by DNS; the mesh does not balance it", spec.external_name);
         own.push(Diagnostic::info(Code::ExternalName, message).field("spec.externalName").fix("none needed"));
     } else {
-        address_advice(spec, &vips, &mut own);
-        let declared = spec.ports.iter().enumerate().filter(|(_, port)| port.is_tcp());
-        for (i, port) in declared {
-            let Some(number) = port_number(port.port) else {
-                let message = format!("{} is not a port number; the port is left out", port.port);
-                let field = format!("spec.ports[{i}].port");
-                own.push(Diagnostic::error(Code::BadPort, message).field(field).fix("write a number from 1 to 65535"));
-                continue;
-            };
-            if ports.iter().any(|p| p.port == number) {
-                let message = format!("TCP port {number} is declared twice; the first one counts");
-                let field = format!("spec.ports[{i}].port");
-                own.push(Diagnostic::error(Code::DuplicatePort, message).field(field).fix("remove one, or give it another number"));
-                continue;
-            }
-            let key = PortKey::new(name.clone(), number);
-            let former = former.and_then(|s| s.ports.iter().find(|p| p.key == key));
-            ports.push(compile_port(i, port, key, lb, spec, origin, former, view, &mut own, found));
+        address_advice(spec, &input.vips, &mut own);
+        for (i, number) in usable_ports(spec, &mut own) {
+            ports.push(compile_port(&input, i, number, lb, view, &mut own, found));
         }
-        endpoint_advice(spec, origin, &ports, &mut own);
+        endpoint_advice(spec, &input.origin, &ports, &mut own);
     }
     found.extend(own.into_iter().map(|diagnostic| (None, diagnostic)));
     Service {
-        host: name.host(cluster_domain).into(),
-        name,
-        vips: if is_external(spec) { Vec::new() } else { vips },
+        host: input.name.host(input.cluster_domain).into(),
+        name: input.name,
+        vips: if is_external(spec) { Vec::new() } else { input.vips },
         headless: is_headless(spec),
         ports,
     }
 }
 
+/// TCP ports with a number of their own: index in `spec.ports` and number. The others are named.
+fn usable_ports(spec: &ServiceSpec, own: &mut Vec<Diagnostic>) -> Vec<(usize, u16)> {
+    let mut usable: Vec<(usize, u16)> = Vec::new();
+    for (i, port) in spec.ports.iter().enumerate().filter(|(_, port)| port.is_tcp()) {
+        let field = format!("spec.ports[{i}].port");
+        let Some(number) = port_number(port.port) else {
+            let message = format!("{} is not a port number; the port is left out", port.port);
+            own.push(Diagnostic::error(Code::BadPort, message).field(field).fix("write a number from 1 to 65535"));
+            continue;
+        };
+        if usable.iter().any(|(_, taken)| *taken == number) {
+            let message = format!("TCP port {number} is declared twice; the first one counts");
+            let diagnostic = Diagnostic::error(Code::DuplicatePort, message).field(field);
+            own.push(diagnostic.fix("remove one, or give it another number"));
+            continue;
+        }
+        usable.push((i, number));
+    }
+    usable
+}
+
 fn compile_port<'a>(
+    input: &Input<'_, 'a>,
     i: usize,
-    port: &resource::ServicePort,
-    key: PortKey,
+    number: u16,
     lb: LbPolicy,
-    spec: &ServiceSpec,
-    origin: &Origin<'a>,
-    former: Option<&Arc<ServicePort>>,
     view: &mut View<'_>,
     own: &mut Vec<Diagnostic>,
     found: &mut Vec<Found<'a>>,
 ) -> Arc<ServicePort> {
+    let (spec, origin, port) = (input.spec, &input.origin, &input.spec.ports[i]);
+    let key = PortKey::new(input.name.clone(), number);
+    let former = input.former.and_then(|s| s.ports.iter().find(|p| p.key == key));
     let (protocol, declared) = protocol(port);
     own.extend(protocol_advice(i, port, protocol, declared));
     if let Some(TargetPort::Number(n)) = port.target_port
         && n != 0
         && port_number(n).is_none()
     {
-        let diagnostic = Diagnostic::error(Code::BadPort, format!("{n} is not a port number; the port has no endpoints"));
+        let diagnostic =
+            Diagnostic::error(Code::BadPort, format!("{n} is not a port number; the port has no endpoints"));
         own.push(diagnostic.field(format!("spec.ports[{i}].targetPort")).fix("write a number from 1 to 65535"));
     }
     let set = endpoints(origin, spec, port, view, found);
@@ -113,7 +124,8 @@ fn compile_port<'a>(
         && pods.iter().all(|(pod, ..)| pod_port(pod, port).is_none())
     {
         let message = format!("none of the {} matching pods has a TCP container port named {target:?}", pods.len());
-        let diagnostic = Diagnostic::warning(Code::NoSuchTargetPort, message).field(format!("spec.ports[{i}].targetPort"));
+        let diagnostic =
+            Diagnostic::warning(Code::NoSuchTargetPort, message).field(format!("spec.ports[{i}].targetPort"));
         own.push(diagnostic.fix("name a container port of the pods, or write the port's number"));
     }
     let endpoints = match former {
@@ -163,7 +175,12 @@ fn address_advice(spec: &ServiceSpec, vips: &[IpAddr], own: &mut Vec<Diagnostic>
     }
 }
 
-fn protocol_advice(i: usize, port: &resource::ServicePort, protocol: Protocol, declared: Declared) -> Option<Diagnostic> {
+fn protocol_advice(
+    i: usize,
+    port: &resource::ServicePort,
+    protocol: Protocol,
+    declared: Declared,
+) -> Option<Diagnostic> {
     const FIX: &str = "name the port <protocol>[-suffix] with http, http2, grpc, grpc-web, https, tls, tcp, mongo, redis or mysql, or set appProtocol";
     let then = match protocol {
         Protocol::Tcp => "its well-known number makes it opaque TCP",
@@ -194,15 +211,22 @@ fn endpoint_advice(spec: &ServiceSpec, origin: &Origin<'_>, ports: &[Arc<Service
     }
     let selector: Vec<String> = spec.selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let (why, fix) = match origin {
-        Origin::Slices(_) => ("its EndpointSlices list no address for its ports", "check the slices' port names and addresses"),
-        Origin::Endpoints(_) => ("its Endpoints object lists no address for its ports", "check its port names and addresses"),
-        Origin::Pods(pods) if !pods.is_empty() => {
-            ("matching pods have no address or not the target port", "give the pods status.podIPs, and check targetPort")
+        Origin::Slices(_) => {
+            ("its EndpointSlices list no address for its ports", "check the slices' port names and addresses")
         }
+        Origin::Endpoints(_) => {
+            ("its Endpoints object lists no address for its ports", "check its port names and addresses")
+        }
+        Origin::Pods(pods) if !pods.is_empty() => (
+            "matching pods have no address or not the target port",
+            "give the pods status.podIPs, and check targetPort",
+        ),
         Origin::Pods(_) if selector.is_empty() => {
             ("it has no selector, EndpointSlice or Endpoints", "add a selector, or an EndpointSlice for it")
         }
-        Origin::Pods(_) => ("no EndpointSlice, Endpoints or Pod matches", "start pods with these labels, or correct the selector"),
+        Origin::Pods(_) => {
+            ("no EndpointSlice, Endpoints or Pod matches", "start pods with these labels, or correct the selector")
+        }
     };
     let selector = if selector.is_empty() { String::new() } else { format!(" (selector {})", selector.join(",")) };
     own.push(

@@ -3,7 +3,7 @@
 use super::*;
 use crate::addr::OrigDst;
 use crate::config::resource::parse::parse;
-use crate::snapshot::{Destination, Enrolment, EndpointHealth, LbPolicy, OutsideReason, Protocol};
+use crate::snapshot::{Destination, EndpointHealth, Enrolment, LbPolicy, OutsideReason, Protocol};
 use std::path::Path;
 
 mod property;
@@ -230,14 +230,19 @@ status: {{podIPs: [{{ip: 10.0.0.1}}, {{ip: 10.0.0}}]}}
     assert!(service_of(&snapshot, "twin").vips.is_empty());
     let hosted = snapshot.workloads().find(|w| &*w.key.name == "hosted").unwrap();
     assert_eq!(hosted.enrolment, Enrolment::Outside { reason: OutsideReason::HostNetwork });
-    assert!(matches!(snapshot.destination(dst("192.168.0.1:80")), Destination::Unknown), "a node's address is no pod's");
+    assert!(
+        matches!(snapshot.destination(dst("192.168.0.1:80")), Destination::Unknown),
+        "a node's address is no pod's"
+    );
 }
 
 #[test]
 fn labels_enrol_and_release_running_pods() {
     let mut compiler = Compiler::new(settings());
     compiler.apply(Changes { upserts: resources(SHOP), ..Changes::default() });
-    let ns = |labels: &str| resources(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {labels}}}\n"));
+    let ns = |labels: &str| {
+        resources(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {labels}}}\n"))
+    };
     let update = compiler.apply(Changes { upserts: ns("{}"), ..Changes::default() });
     assert_eq!(update.touched_workloads.len(), 2);
     assert!(update.snapshot.workloads().all(|w| matches!(w.enrolment, Enrolment::Outside { .. })));
@@ -268,7 +273,9 @@ fn what_did_not_change_keeps_its_arc() {
 #[test]
 fn an_address_passes_to_the_next_oldest_when_its_owner_goes() {
     let service = |name: &str, at: &str| {
-        format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop, creationTimestamp: {at}}}\nspec: {{clusterIP: 10.96.0.9, ports: [{{name: http, port: 80}}]}}\n")
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop, creationTimestamp: {at}}}\nspec: {{clusterIP: 10.96.0.9, ports: [{{name: http, port: 80}}]}}\n"
+        )
     };
     let mut compiler = Compiler::new(settings());
     let both = format!("{}{}", service("a", "'2026-02-02T00:00:00Z'"), service("b", "'2026-01-01T00:00:00Z'"));
@@ -277,6 +284,8 @@ fn an_address_passes_to_the_next_oldest_when_its_owner_goes() {
     assert_eq!(service_of(&snapshot, "a").vips.len(), 0);
     let deletes = vec![ObjectKey::new(Kind::Service, "shop", "b")];
     let update = compiler.apply(Changes { deletes, ..Changes::default() });
-    assert!(matches!(update.snapshot.destination(dst("10.96.0.9:80")), Destination::Service(s, _) if &*s.name.name == "a"));
+    assert!(
+        matches!(update.snapshot.destination(dst("10.96.0.9:80")), Destination::Service(s, _) if &*s.name.name == "a")
+    );
     assert!(!compiler.diagnostics().any(|d| d.code == Code::AddressTaken));
 }

@@ -47,11 +47,7 @@ pub(super) fn compile(
 }
 
 pub(super) fn key(r: &Resource) -> WorkloadKey {
-    WorkloadKey {
-        namespace: Arc::clone(&r.key.namespace),
-        name: Arc::clone(&r.key.name),
-        uid: Arc::clone(&r.meta.uid),
-    }
+    WorkloadKey { namespace: Arc::clone(&r.key.namespace), name: Arc::clone(&r.key.name), uid: Arc::clone(&r.meta.uid) }
 }
 
 /// `status.podIPs`, else `status.podIP`; those that are none are named.
@@ -117,9 +113,12 @@ fn enrolment(meta: &Meta, pod: &Pod, around: &Surroundings<'_>, diagnostics: &mu
     if pod.spec.host_network {
         if wanted.is_ok() {
             diagnostics.push(
-                Diagnostic::info(Code::HostNetwork, "hostNetwork: the pod shares the node's network and stays outside the mesh")
-                    .field("spec.hostNetwork")
-                    .fix(format!("remove hostNetwork, or label the pod {MESH_LABEL}: disabled to say that this is meant")),
+                Diagnostic::info(
+                    Code::HostNetwork,
+                    "hostNetwork: the pod shares the node's network and stays outside the mesh",
+                )
+                .field("spec.hostNetwork")
+                .fix(format!("remove hostNetwork, or label the pod {MESH_LABEL}: disabled to say that this is meant")),
             );
         }
         return outside(OutsideReason::HostNetwork);
@@ -143,9 +142,12 @@ fn enrolment(meta: &Meta, pod: &Pod, around: &Surroundings<'_>, diagnostics: &mu
         }
         None => {
             diagnostics.push(
-                Diagnostic::info(Code::NoNetns, "in the mesh by its labels, but its network namespace is not known yet")
-                    .field(format!("metadata.annotations[{NETNS_ANNOTATION}]"))
-                    .fix("none needed where the CNI fills it in; in files, write the path of the network namespace"),
+                Diagnostic::info(
+                    Code::NoNetns,
+                    "in the mesh by its labels, but its network namespace is not known yet",
+                )
+                .field(format!("metadata.annotations[{NETNS_ANNOTATION}]"))
+                .fix("none needed where the CNI fills it in; in files, write the path of the network namespace"),
             );
             outside(OutsideReason::NoNetns)
         }

@@ -78,6 +78,7 @@ const HARMLESS: &[&str] = &[
     "extensions",
     "kustomize.config.k8s.io",
     "cert-manager.io",
+    "certmanager.k8s.io",
     "spire.spiffe.io",
     "monitoring.coreos.com",
 ];

@@ -132,7 +132,8 @@ mod tests {
     #[test]
     fn documents_keep_their_lines() {
         let text = "# head\n---\na: 1\n--- # two\nb: 2\n---\n\n---\n# nothing\n--- \nc: |\n  ----\n";
-        let found: Vec<_> = documents(text).into_iter().map(|d| (d.first_line + first_content(d.text), d.text.len())).collect();
+        let found: Vec<_> =
+            documents(text).into_iter().map(|d| (d.first_line + first_content(d.text), d.text.len())).collect();
         assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [3, 5, 11]);
         assert_eq!(documents("").len(), 0);
         assert_eq!(documents("a: 1").len(), 1);

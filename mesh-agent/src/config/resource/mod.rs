@@ -12,8 +12,8 @@ mod schema;
 mod workloads;
 
 pub use core::{
-    ContainerPort, Labels, Meta, Namespace, Node, ObjectReference, OwnerReference, Pod, PodSpec, Service, ServicePort, ServiceSpec,
-    TargetPort,
+    ContainerPort, Labels, Meta, Namespace, Node, ObjectReference, OwnerReference, Pod, PodSpec, Service, ServicePort,
+    ServiceSpec, TargetPort,
 };
 pub use discovery::{AddressType, EndpointSlice, Endpoints, SliceEndpoint};
 pub use kinds::Kind;

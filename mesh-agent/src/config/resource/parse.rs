@@ -98,14 +98,16 @@ impl Reader<'_> {
     }
 
     fn not_read(&mut self, what: Recognised, api_version: &str, kind: &str, value: &Value, path: &str) {
-        let name = value.get("metadata").and_then(|m| m.get("name")).and_then(Value::as_str).unwrap_or("without a name");
+        let name =
+            value.get("metadata").and_then(|m| m.get("name")).and_then(Value::as_str).unwrap_or("without a name");
         let object = format!("{kind} {name} ({api_version})");
         let diagnostic = match what {
             Recognised::Read(_) | Recognised::Harmless => return,
-            Recognised::Later(family) => {
-                Diagnostic::info(Code::NotYetRead, format!("{object}: this version does not act on {family} objects yet"))
-                    .fix("none needed: the object is ignored")
-            }
+            Recognised::Later(family) => Diagnostic::info(
+                Code::NotYetRead,
+                format!("{object}: this version does not act on {family} objects yet"),
+            )
+            .fix("none needed: the object is ignored"),
             Recognised::OtherVersion(kind, version) => {
                 Diagnostic::warning(Code::UnknownVersion, format!("{object}: {kind} is read as {version} only"))
                     .field("apiVersion")
@@ -132,14 +134,15 @@ impl Reader<'_> {
             Ok(key) => key,
             Err(diagnostic) => {
                 self.parsed.unnamed = true;
-                return self.parsed.diagnostics.push(diagnostic.at(&place));
+                return self.parsed.diagnostics.push((*diagnostic).at(&place));
             }
         };
         match read(kind, value) {
             Ok((mut meta, object)) => {
                 meta.namespace = Arc::clone(&key.namespace);
                 for unknown in unknown_fields(kind, value) {
-                    let fix = unknown.meant.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
+                    let fix =
+                        unknown.meant.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
                     let diagnostic = Diagnostic::warning(Code::UnknownField, "unknown field; it has no effect")
                         .object(&key)
                         .at(&self.field_place(path, &unknown.path))
@@ -167,17 +170,17 @@ impl Reader<'_> {
         }
     }
 
-    fn key(&self, kind: Kind, value: &Value) -> Result<ObjectKey, Diagnostic> {
+    fn key(&self, kind: Kind, value: &Value) -> Result<ObjectKey, Box<Diagnostic>> {
         let meta = |field: &str| value.get("metadata").and_then(|m| m.get(field));
         let name = match meta("name") {
             Some(Value::String(name)) if !name.is_empty() => name.as_str(),
             Some(Value::String(_)) | None => {
                 let diagnostic = Diagnostic::error(Code::NoName, format!("{kind} without a name; it is ignored"));
-                return Err(diagnostic.field("metadata.name").fix("give it a metadata.name"));
+                return Err(Box::new(diagnostic.field("metadata.name").fix("give it a metadata.name")));
             }
             Some(_) => {
                 let diagnostic = Diagnostic::error(Code::BadField, format!("{kind}: the name is not text"));
-                return Err(diagnostic.field("metadata.name").fix("put the name in quotes"));
+                return Err(Box::new(diagnostic.field("metadata.name").fix("put the name in quotes")));
             }
         };
         let namespace = match meta("namespace") {

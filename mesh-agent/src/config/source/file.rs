@@ -190,7 +190,11 @@ fn is_gone(path: &Path, tree: &tree::Tree) -> bool {
 
 fn read(path: &Path, stamp: Stamp) -> io::Result<String> {
     if stamp.len > MAX_FILE {
-        return Err(io::Error::other(format!("{} MiB is more than the {} MiB we read", stamp.len >> 20, MAX_FILE >> 20)));
+        return Err(io::Error::other(format!(
+            "{} MiB is more than the {} MiB we read",
+            stamp.len >> 20,
+            MAX_FILE >> 20
+        )));
     }
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a plain file"));
@@ -206,9 +210,10 @@ fn hash(text: &str) -> u64 {
 
 fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
     let place = Provenance { file: path.into(), line: 1, document: 0 };
-    let mut diagnostic = Diagnostic::error(Code::Unreadable, format!("cannot be read: {error}; what was known from it stays"))
-        .at(&place)
-        .fix("check that it exists and that the agent may read it");
+    let mut diagnostic =
+        Diagnostic::error(Code::Unreadable, format!("cannot be read: {error}; what was known from it stays"))
+            .at(&place)
+            .fix("check that it exists and that the agent may read it");
     diagnostic.line = None;
     diagnostic
 }

@@ -92,7 +92,8 @@ impl Armed {
         let files: Vec<PathBuf> = source.paths.clone();
         let ours = move |event: &notify::Event| {
             !event.kind.is_access()
-                && (event.paths.is_empty() || event.paths.iter().any(|p| files.iter().any(|f| p.starts_with(f) || f.starts_with(p))))
+                && (event.paths.is_empty()
+                    || event.paths.iter().any(|p| files.iter().any(|f| p.starts_with(f) || f.starts_with(p))))
         };
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if event.as_ref().map_or(true, &ours) {

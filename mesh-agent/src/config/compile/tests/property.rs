@@ -15,7 +15,10 @@ fn object() -> impl Strategy<Value = String> {
         format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{istio-injection: {mode}}}}}\n")
     });
     let node_object = (node(), app()).prop_map(|(name, zone)| {
-        format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {}, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n", name.replace("''", "n3"))
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: {}, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n",
+            name.replace("''", "n3")
+        )
     });
     let pod = (ns(), 1..4u8, app(), ip(), node(), 0..6u8, stamp()).prop_map(|(ns, n, app, ip, node, odd, at)| {
         let phase = if odd == 0 { "Failed" } else { "Running" };

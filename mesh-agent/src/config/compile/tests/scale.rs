@@ -53,7 +53,8 @@ fn one_change_touches_one_service_whatever_their_number() {
 
 /// Breaks a text at a place: cuts it, doubles a piece, or puts something odd in.
 fn mutate(text: &str, rng: &mut fastrand::Rng) -> String {
-    const ODD: &[&str] = &["{", "]", ": :", "\t", "-1", "null", "99999999999", "\u{fffd}", "[[", "&a *a", "!!x", "'", "yes", "0x1"];
+    const ODD: &[&str] =
+        &["{", "]", ": :", "\t", "-1", "null", "99999999999", "\u{fffd}", "[[", "&a *a", "!!x", "'", "yes", "0x1"];
     let mut at = rng.usize(..text.len());
     while !text.is_char_boundary(at) {
         at -= 1;
@@ -70,7 +71,15 @@ fn mutate(text: &str, rng: &mut fastrand::Rng) -> String {
 fn a_thousand_broken_objects_leave_healthy_ones_alone() {
     let mut rng = fastrand::Rng::with_seed(7);
     let (healthy, _) = compiled(SHOP);
-    let templates: Vec<String> = SHOP.replace("shop", "other").replace("10.96.0.1", "10.97.0.1").replace("fd00::1", "fd01::1").replace("10.0.0.", "10.1.0.").replace("fd00:1::1", "fd01:1::1").split("---\n").map(str::to_owned).collect();
+    let templates: Vec<String> = SHOP
+        .replace("shop", "other")
+        .replace("10.96.0.1", "10.97.0.1")
+        .replace("fd00::1", "fd01::1")
+        .replace("10.0.0.", "10.1.0.")
+        .replace("fd00:1::1", "fd01:1::1")
+        .split("---\n")
+        .map(str::to_owned)
+        .collect();
     let mut texts = Vec::new();
     for n in 0..1000 {
         let template = &templates[n % templates.len()];

@@ -2,7 +2,9 @@ use super::*;
 use crate::config::resource::Object;
 
 fn service(name: &str, port: u16) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  ports: [{{name: http, port: {port}}}]\n")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  ports: [{{name: http, port: {port}}}]\n"
+    )
 }
 
 fn names(changes: &Changes) -> (Vec<String>, Vec<String>) {
