@@ -1,7 +1,34 @@
 //! Undermesh's node agent. The modules stand in the order a request passes them (ARCHITECTURE.md, "Life of a request").
 
-pub mod addr;
-pub mod kernel;
-pub mod snapshot;
+pub mod worker;
 
+pub mod proxy;
+
+// Data path.
+pub mod kernel;
+pub mod listen;
+
+pub mod destination;
+pub mod detect;
+
+pub mod body;
+pub mod grpc;
+pub mod http1;
+pub mod http2;
+pub mod reply;
+
+pub mod balance;
+pub mod connect;
+pub mod forward;
+pub mod telemetry;
+
+// Control path.
 pub mod config;
+
+// Both.
+pub mod addr;
+pub mod drain;
+pub mod error;
+pub mod settings;
+pub mod snapshot;
+pub mod time;

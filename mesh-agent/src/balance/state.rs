@@ -1,0 +1,207 @@
+//! What is learnt about one endpoint while the agent runs.
+
+use crate::addr::EndpointAddr;
+use crate::error::Outcome;
+use crate::snapshot::PortKey;
+use crate::time::Nanos;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Latency before the first answer: an unknown endpoint must be tried, so it starts as a fast one.
+const FIRST_GUESS: Duration = Duration::from_millis(1);
+/// Time constant of the moving average: a sample counts e⁻¹ as much after 10 s (finagle's and tower's default).
+const DECAY: Duration = Duration::from_secs(10);
+/// First avoidance after a failed connection; doubles with each further one.
+const AVOID_FIRST: Duration = Duration::from_millis(250);
+const AVOID_LONGEST: Duration = Duration::from_secs(30);
+
+/// Run-time state of one endpoint of one port. All atomics are independent hints: no order between them matters.
+#[derive(Debug)]
+pub struct EndpointState {
+    pub key: PortKey,
+    pub addr: EndpointAddr,
+    active: AtomicU32,
+    /// Moving average of the response time, nanoseconds, as `f64` bits.
+    ewma: AtomicU64,
+    ewma_at: AtomicU64,
+    /// Connect failures since the last success.
+    failures: AtomicU32,
+    avoid_until: AtomicU64,
+}
+
+impl EndpointState {
+    pub fn new(key: PortKey, addr: EndpointAddr) -> Self {
+        Self {
+            key,
+            addr,
+            active: AtomicU32::new(0),
+            ewma: AtomicU64::new(as_f64(FIRST_GUESS).to_bits()),
+            ewma_at: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            avoid_until: AtomicU64::new(0),
+        }
+    }
+
+    /// Requests in flight.
+    pub fn active(&self) -> u32 {
+        self.active.load(Relaxed)
+    }
+
+    /// Smoothed response time.
+    pub fn ewma(&self) -> Duration {
+        Duration::from_nanos(f64::from_bits(self.ewma.load(Relaxed)) as u64)
+    }
+
+    /// Connect failures in a row.
+    pub fn failures(&self) -> u32 {
+        self.failures.load(Relaxed)
+    }
+
+    /// Until when the endpoint is passed over as long as others are there.
+    pub fn avoid_until(&self) -> Nanos {
+        Nanos(self.avoid_until.load(Relaxed))
+    }
+
+    pub fn is_avoided(&self, now: Nanos) -> bool {
+        self.avoid_until() > now
+    }
+
+    /// Expected cost of one more request: average latency × (requests in flight + 1), Finagle's peak EWMA.
+    ///
+    /// An idle endpoint's average decays towards zero, so that one slow answer does not banish it for ever.
+    pub fn peak_ewma_cost(&self, now: Nanos) -> f64 {
+        let idle = now.since(Nanos(self.ewma_at.load(Relaxed)));
+        let decayed = f64::from_bits(self.ewma.load(Relaxed)) * (-as_f64(idle) / as_f64(DECAY)).exp();
+        decayed.max(1.0) * (f64::from(self.active()) + 1.0)
+    }
+
+    /// Counts a request in flight until the guard is dropped.
+    pub fn start(self: &Arc<Self>) -> ActiveRequest {
+        self.active.fetch_add(1, Relaxed);
+        ActiveRequest { state: Arc::clone(self) }
+    }
+
+    /// A response time. A sample above the average replaces it at once (the "peak"), one below moves it by
+    /// `1 − e^(−elapsed/10 s)`: after 1 s of silence a sample of 2 ms pulls 10 ms to 9.24 ms.
+    pub fn observe(&self, latency: Duration, now: Nanos) {
+        let elapsed = now.since(Nanos(self.ewma_at.swap(now.0, Relaxed)));
+        let sample = as_f64(latency);
+        let former = f64::from_bits(self.ewma.load(Relaxed));
+        let next = if sample > former {
+            sample
+        } else {
+            let keep = (-as_f64(elapsed) / as_f64(DECAY)).exp();
+            former * keep + sample * (1.0 - keep)
+        };
+        // Two workers may race and one sample be lost: it is an average of thousands.
+        self.ewma.store(next.to_bits(), Relaxed);
+        self.failures_reset();
+    }
+
+    /// A connection could not be made: pass the endpoint over for 250 ms, 500 ms, … 30 s. Failures that were under way
+    /// when the first one was noticed count as one.
+    pub fn connect_failed(&self, now: Nanos) {
+        if self.is_avoided(now) {
+            return;
+        }
+        let failures = self.failures.fetch_add(1, Relaxed).min(16);
+        let avoid = AVOID_FIRST.saturating_mul(1 << failures).min(AVOID_LONGEST);
+        self.avoid_until.store(now.plus(avoid).0, Relaxed);
+    }
+
+    /// A connection was made.
+    pub fn connected(&self) {
+        self.failures_reset();
+    }
+
+    fn failures_reset(&self) {
+        if self.failures.load(Relaxed) != 0 {
+            self.failures.store(0, Relaxed);
+            self.avoid_until.store(0, Relaxed);
+        }
+    }
+}
+
+/// A request in flight.
+#[derive(Debug)]
+pub struct ActiveRequest {
+    state: Arc<EndpointState>,
+}
+
+impl ActiveRequest {
+    pub fn state(&self) -> &Arc<EndpointState> {
+        &self.state
+    }
+
+    /// The request ended as `outcome` after `latency`. Only what the endpoint did counts.
+    pub fn finish(&self, outcome: Outcome, latency: Duration, now: Nanos) {
+        match outcome {
+            Outcome::Answered => self.state.observe(latency, now),
+            Outcome::EndpointFailed | Outcome::Local => {}
+        }
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.state.active.fetch_sub(1, Relaxed);
+    }
+}
+
+fn as_f64(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::ServiceName;
+
+    fn state() -> Arc<EndpointState> {
+        let addr = EndpointAddr::new(([10, 0, 0, 1], 80).into());
+        Arc::new(EndpointState::new(PortKey::new(ServiceName::new("a", "b"), 80), addr))
+    }
+
+    #[test]
+    fn example_of_the_average() {
+        let state = state();
+        let at = Nanos(1_000_000_000);
+        state.observe(Duration::from_millis(10), at);
+        state.observe(Duration::from_millis(2), at.plus(Duration::from_secs(1)));
+        let millis = state.ewma().as_secs_f64() * 1e3;
+        assert!((millis - 9.238).abs() < 0.01, "{millis}");
+    }
+
+    #[test]
+    fn avoidance_doubles_and_ends_with_a_success() {
+        let state = state();
+        let now = Nanos(1);
+        state.connect_failed(now);
+        assert_eq!(state.avoid_until(), now.plus(Duration::from_millis(250)));
+        state.connect_failed(now);
+        assert_eq!(state.failures(), 1, "one event");
+        let later = now.plus(Duration::from_millis(250));
+        state.connect_failed(later);
+        assert_eq!(state.avoid_until(), later.plus(Duration::from_millis(500)));
+        let mut now = later;
+        for _ in 0..40 {
+            now = state.avoid_until();
+            state.connect_failed(now);
+        }
+        assert_eq!(state.avoid_until(), now.plus(AVOID_LONGEST));
+        assert!(state.is_avoided(now));
+        state.connected();
+        assert!(!state.is_avoided(now));
+        assert_eq!(state.failures(), 0);
+    }
+
+    #[test]
+    fn active_requests_are_counted_by_guards() {
+        let state = state();
+        let (a, b) = (state.start(), state.start());
+        assert_eq!(state.active(), 2);
+        drop((a, b));
+        assert_eq!(state.active(), 0);
+    }
+}

@@ -1,0 +1,100 @@
+//! A response body that reports how its exchange ended.
+
+use super::{Body, Chunk};
+use crate::balance::ActiveRequest;
+use crate::error::{Failure, Flag, Outcome, UpstreamError};
+use crate::telemetry::Record;
+use crate::time::Nanos;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::time::Sleep;
+
+/// Passes a response on; its end, error or drop is the end of the exchange.
+pub struct Observed {
+    inner: Body,
+    record: Record,
+    active: Option<ActiveRequest>,
+    /// What is left of the request's own timeout (`grpc-timeout`).
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Observed {
+    pub fn new(inner: Body, record: Record, active: Option<ActiveRequest>, deadline: Option<Pin<Box<Sleep>>>) -> Self {
+        Self { inner, record, active, deadline }
+    }
+
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, UpstreamError>>> {
+        let Poll::Ready(chunk) = self.inner.poll_chunk(cx) else {
+            if let Some(deadline) = &mut self.deadline
+                && deadline.as_mut().poll(cx).is_ready()
+            {
+                self.record.flag = Flag::UT;
+                self.record.complete = true;
+                return Poll::Ready(Some(Err(UpstreamError::Reset(crate::error::CANCEL))));
+            }
+            return Poll::Pending;
+        };
+        match &chunk {
+            None => self.record.complete = true,
+            Some(Ok(Chunk::Data(data))) => self.record.received += data.len() as u64,
+            Some(Ok(Chunk::Trailers(trailers))) => {
+                self.record.read_grpc_status(trailers);
+                self.record.complete = true;
+            }
+            Some(Err(error)) => {
+                let answer = Failure::Upstream(error.clone()).answer();
+                self.record.flag = answer.flag;
+                self.record.outcome = answer.outcome;
+                self.record.complete = true;
+            }
+        }
+        Poll::Ready(chunk)
+    }
+
+    pub(super) fn is_end(&self) -> bool {
+        self.inner.is_end()
+    }
+
+    pub(super) fn release(&mut self, count: usize) {
+        self.inner.release(count);
+    }
+
+    pub(super) fn held(&mut self) -> usize {
+        self.inner.held()
+    }
+
+    pub(super) fn size_hint(&self) -> http_body::SizeHint {
+        http_body::Body::size_hint(&self.inner)
+    }
+
+    pub(super) fn cancelled(&mut self) {
+        if !self.record.complete {
+            self.record.flag = Flag::DC;
+            self.record.outcome = Outcome::Local;
+            self.record.complete = true;
+        }
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        if self.inner.is_end() {
+            self.record.complete = true;
+        } else {
+            // Dropped in the middle: whoever read it is gone.
+            self.cancelled();
+        }
+        if let Some(active) = &self.active {
+            let now = Nanos::now();
+            active.finish(self.record.outcome, now.since(self.record.started), now);
+        }
+    }
+}
+
+impl fmt::Debug for Observed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observed").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}

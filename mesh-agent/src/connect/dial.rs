@@ -1,0 +1,87 @@
+//! From an endpoint's address to a connected socket.
+
+use crate::addr::EndpointAddr;
+use crate::error::ConnectError;
+use crate::settings::Settings;
+use socket2::{SockRef, TcpKeepalive};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Opens an unconnected TCP socket (IPv6 where `true`) in a pod's network namespace.
+pub type OpenSocket = Arc<dyn Fn(bool) -> Pin<Box<dyn Future<Output = io::Result<OwnedFd>> + Send>> + Send + Sync>;
+
+/// Where sockets are opened.
+#[derive(Clone)]
+pub enum Dialer {
+    /// The agent's own network namespace: explicit listeners.
+    Host,
+    /// A pod's, through the keeper.
+    Pod(OpenSocket),
+}
+
+impl Dialer {
+    /// Connects.
+    ///
+    /// # Errors
+    /// What the kernel said, as far as a client can use it; the whole attempt ends after `Settings::connect_timeout`.
+    pub async fn connect(&self, to: EndpointAddr, settings: &Settings) -> Result<TcpStream, ConnectError> {
+        let attempt = async {
+            let socket = self.socket(to.addr()).await.map_err(|error| ConnectError::Socket(error.kind()))?;
+            socket.connect(to.addr()).await.map_err(|error| connect_error(&error))
+        };
+        let stream = tokio::time::timeout(settings.connect_timeout, attempt)
+            .await
+            .map_err(|_| ConnectError::Timeout(settings.connect_timeout))??;
+        tune(&stream, settings.tcp_dead_after);
+        Ok(stream)
+    }
+
+    async fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+        match self {
+            Self::Host if to.is_ipv4() => TcpSocket::new_v4(),
+            Self::Host => TcpSocket::new_v6(),
+            Self::Pod(open) => {
+                let fd = open(to.is_ipv6()).await?;
+                let stream = std::net::TcpStream::from(fd);
+                stream.set_nonblocking(true)?;
+                Ok(TcpSocket::from_std_stream(stream))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "Host",
+            Self::Pod(_) => "Pod",
+        })
+    }
+}
+
+/// No delay for small writes, and an end for connections whose peer vanished without a word.
+///
+/// A failure to set an option costs only what the option gives.
+pub(crate) fn tune(stream: &TcpStream, dead_after: Duration) {
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_user_timeout(Some(dead_after));
+    // Three probes within `dead_after`: after 20 s of silence one each 5 s (20 s / 4).
+    let keepalive = TcpKeepalive::new().with_time(dead_after).with_interval(dead_after / 4).with_retries(3);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+}
+
+fn connect_error(error: &io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ConnectError::Refused,
+        io::ErrorKind::AddrNotAvailable => ConnectError::Socket(error.kind()),
+        kind => ConnectError::Io(kind),
+    }
+}

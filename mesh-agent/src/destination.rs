@@ -1,0 +1,148 @@
+//! What a connection was made for → where its requests may go.
+//!
+//! Place in the path: first thing of every request (HTTP) or connection (opaque); the only reader of the snapshot.
+//! Invariant: one snapshot read per request; a target stays the same object while its endpoints do.
+
+use crate::addr::{EndpointAddr, OrigDst};
+use crate::balance::{Picker, Policy, Registry};
+use crate::error::Failure;
+use crate::listen::Wants;
+use crate::snapshot::{
+    Destination, Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, PortKey, Protocol, Service, ServiceName,
+    ServicePort, Snapshot, Workload,
+};
+use arc_swap::{ArcSwap, Cache};
+use rustc_hash::FxHashMap;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Everything about a destination that a request needs.
+#[derive(Debug)]
+pub struct Target {
+    /// `reviews.default.svc.cluster.local`, or what stands for it in metrics.
+    pub service: Arc<str>,
+    /// With the port, for messages.
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub picker: Picker,
+}
+
+/// One worker's view of the snapshot.
+#[derive(Debug)]
+pub struct Destinations {
+    snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    registry: Arc<Registry>,
+    targets: RefCell<FxHashMap<Wants, (u64, Rc<Target>)>>,
+}
+
+/// Metrics' name for destinations nobody declared (Istio's).
+const PASSTHROUGH: &str = "PassthroughCluster";
+
+impl Destinations {
+    pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, registry: Arc<Registry>) -> Self {
+        Self { snapshot: RefCell::new(Cache::new(snapshot)), registry, targets: RefCell::default() }
+    }
+
+    /// The target as of now.
+    ///
+    /// # Errors
+    /// `NoRoute` where an explicit listener's port does not exist (any more).
+    pub fn target(&self, wants: &Wants) -> Result<Rc<Target>, Failure> {
+        let mut cache = self.snapshot.borrow_mut();
+        let snapshot = cache.load();
+        let mut targets = self.targets.borrow_mut();
+        let former = targets.get(wants);
+        if let Some((generation, target)) = former
+            && *generation == snapshot.generation
+        {
+            return Ok(Rc::clone(target));
+        }
+        let former = former.map(|(_, target)| target);
+        let target = match wants {
+            Wants::Port(key) => {
+                let (service, port) = snapshot.port(key).ok_or(Failure::NoRoute)?;
+                self.service(&service, &port, former)
+            }
+            Wants::Original(dst) => match snapshot.destination(*dst) {
+                Destination::Service(service, port) => self.service(&service, &port, former),
+                Destination::Workload(workload) => self.workload(snapshot, &workload, *dst),
+                Destination::Unknown => self.passthrough(*dst),
+            },
+        };
+        targets.insert(wants.clone(), (snapshot.generation, Rc::clone(&target)));
+        Ok(target)
+    }
+
+    /// Forgets targets of former configurations; those in use come back with the next request. True where the
+    /// configuration changed since.
+    pub fn sweep(&self) -> bool {
+        let generation = self.snapshot.borrow_mut().load().generation;
+        let mut targets = self.targets.borrow_mut();
+        let before = targets.len();
+        targets.retain(|_, (of, _)| *of == generation);
+        // Destinations without a name are as many as the world's addresses.
+        if targets.len() > 50_000 {
+            targets.clear();
+        }
+        targets.len() != before
+    }
+
+    fn service(&self, service: &Arc<Service>, port: &Arc<ServicePort>, former: Option<&Rc<Target>>) -> Rc<Target> {
+        let policy = Policy::from(port.lb);
+        if let Some(former) = former
+            && former.picker.is_of(&port.endpoints, policy)
+            && former.protocol == port.protocol
+        {
+            return Rc::clone(former);
+        }
+        Rc::new(Target {
+            service: Arc::clone(&service.host),
+            name: format!("{}:{}", service.host, port.port).into(),
+            protocol: port.protocol,
+            picker: Picker::new(&port.key, &port.endpoints, policy, &self.registry),
+        })
+    }
+
+    /// A pod dialled by its own address: a headless Service's record. The port's declaration still counts.
+    fn workload(&self, snapshot: &Snapshot, workload: &Arc<Workload>, dst: OrigDst) -> Rc<Target> {
+        let addr = EndpointAddr::new(dst.addr());
+        let declared = snapshot
+            .services()
+            .filter(|service| service.name.namespace == workload.key.namespace)
+            .flat_map(|service| service.ports.iter().map(move |port| (service, port)))
+            .find(|(_, port)| port.endpoints.endpoints.iter().any(|endpoint| endpoint.addr == addr));
+        let (service, key, protocol) = match declared {
+            Some((service, port)) => (Arc::clone(&service.host), port.key.clone(), port.protocol),
+            None => {
+                let name =
+                    ServiceName { namespace: Arc::clone(&workload.key.namespace), name: workload.key.name.clone() };
+                (PASSTHROUGH.into(), PortKey::new(name, dst.port()), Protocol::Detect)
+            }
+        };
+        let name = format!("{} port {}", workload.key, dst.port()).into();
+        self.single(service, name, protocol, &key, addr, Some(Arc::clone(workload)))
+    }
+
+    fn passthrough(&self, dst: OrigDst) -> Rc<Target> {
+        let key = PortKey::new(ServiceName::new("", PASSTHROUGH), dst.port());
+        let name = dst.to_string().into();
+        self.single(PASSTHROUGH.into(), name, Protocol::Tcp, &key, EndpointAddr::new(dst.addr()), None)
+    }
+
+    fn single(
+        &self,
+        service: Arc<str>,
+        name: Arc<str>,
+        protocol: Protocol,
+        key: &PortKey,
+        addr: EndpointAddr,
+        workload: Option<Arc<Workload>>,
+    ) -> Rc<Target> {
+        let endpoint =
+            Endpoint { addr, weight: 1, health: EndpointHealth::Ready, workload, locality: Locality::default() };
+        let set = Arc::new(EndpointSet { endpoints: vec![endpoint] });
+        let picker = Picker::new(key, &set, Policy::from(LbPolicy::Default), &self.registry);
+        Rc::new(Target { service, name, protocol, picker })
+    }
+}

@@ -1,0 +1,134 @@
+//! The client side: connections that are used for one exchange after another.
+
+use super::{RecvBody, body_error};
+use crate::body::Body;
+use crate::error::{ConnectError, UpstreamError};
+use crate::time::Nanos;
+use http::{Request, Response, StatusCode};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// How long a connection may take from the end of a response to being ready for the next request.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// A connection ready for a request.
+#[derive(Debug)]
+pub struct Sender {
+    send: SendRequest<Body>,
+}
+
+/// Connections of one pool that wait for a request, the last used one on top.
+#[derive(Debug, Default)]
+pub struct Idle {
+    senders: RefCell<Vec<(Sender, Nanos)>>,
+}
+
+/// The right to give a connection back.
+#[derive(Debug)]
+pub(super) struct Lease {
+    sender: Sender,
+    idle: Weak<Idle>,
+}
+
+/// Makes a connection of a connected socket and drives it in a task of its own on this thread.
+///
+/// # Errors
+/// `ConnectError::Handshake`; hyper writes nothing here, so none is known.
+pub async fn connect<T>(io: T) -> Result<Sender, ConnectError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (send, driver) = http1::Builder::new()
+        .preserve_header_case(true)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|_| ConnectError::Handshake)?;
+    tokio::task::spawn_local(async move {
+        if let Err(error) = driver.with_upgrades().await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok(Sender { send })
+}
+
+impl Sender {
+    /// Sends a request and waits for the response's head. The connection goes to `idle` after the body's end.
+    ///
+    /// # Errors
+    /// With the request where not a byte of it was sent.
+    pub async fn send(
+        mut self,
+        request: Request<Body>,
+        idle: &Rc<Idle>,
+    ) -> Result<Response<Body>, (UpstreamError, Option<Request<Body>>)> {
+        let response = match self.send.try_send_request(request).await {
+            Ok(response) => response,
+            Err(mut error) => {
+                let request = error.take_message();
+                let kind = if request.is_some() { UpstreamError::NotSent } else { body_error(error.error()) };
+                return Err((kind, request));
+            }
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(response.map(|_| Body::Empty));
+        }
+        let lease = Lease { sender: self, idle: Rc::downgrade(idle) };
+        Ok(response.map(|incoming| {
+            if http_body::Body::is_end_stream(&incoming) {
+                lease.give_back();
+                return Body::Empty;
+            }
+            RecvBody { incoming, lease: Some(lease) }.into()
+        }))
+    }
+}
+
+impl Idle {
+    /// A connection that was alive when last looked at.
+    pub fn take(&self) -> Option<Sender> {
+        let mut senders = self.senders.borrow_mut();
+        while let Some((sender, _)) = senders.pop() {
+            if sender.send.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    /// Closes what has been idle for too long; says whether any is left.
+    pub fn sweep(&self, now: Nanos, longest: Duration) -> bool {
+        let mut senders = self.senders.borrow_mut();
+        senders.retain(|(sender, since)| sender.send.is_ready() && now.since(*since) < longest);
+        !senders.is_empty()
+    }
+
+    pub fn put(&self, sender: Sender) {
+        self.senders.borrow_mut().push((sender, Nanos::now()));
+    }
+}
+
+impl Lease {
+    /// Called at the end of a response, from the task that reads it.
+    pub(super) fn give_back(mut self) {
+        if self.sender.send.is_ready() {
+            if let Some(idle) = self.idle.upgrade() {
+                idle.put(self.sender);
+            }
+            return;
+        }
+        if self.sender.send.is_closed() {
+            return;
+        }
+        tokio::task::spawn_local(async move {
+            if let Ok(Ok(())) = tokio::time::timeout(SETTLE, self.sender.send.ready()).await
+                && let Some(idle) = self.idle.upgrade()
+            {
+                idle.put(self.sender);
+            }
+        });
+    }
+}

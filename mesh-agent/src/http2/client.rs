@@ -1,0 +1,241 @@
+//! The client side: one connection to an endpoint and the calls on it.
+
+use super::pump::{Pump, PumpError};
+use super::{Ledger, RecvBody, upstream_error};
+use crate::body::Body;
+use crate::error::{ConnectError, UpstreamError};
+use crate::settings::Settings;
+use crate::time::Nanos;
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Ping, PingPong};
+use http::{Request, Response};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A connection to an endpoint, multiplexing calls. Closes gracefully when the last handle is dropped.
+#[derive(Debug)]
+pub struct Connection {
+    send: RefCell<SendRequest<Bytes>>,
+    state: Rc<State>,
+    ledger: Arc<Ledger>,
+}
+
+#[derive(Debug)]
+struct State {
+    active: Cell<usize>,
+    closed: Cell<bool>,
+    opened: Nanos,
+    idle_since: Cell<Nanos>,
+}
+
+/// Makes a connection of a connected socket and drives it in a task of its own on this thread.
+///
+/// # Errors
+/// `ConnectError::Handshake` where the socket fails before the preface is written.
+pub async fn connect<T>(io: T, settings: &Settings, ledger: &Arc<Ledger>) -> Result<Rc<Connection>, ConnectError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (send, mut driver) = h2::client::Builder::new()
+        .initial_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.connection_window)
+        .max_header_list_size(settings.max_header_list)
+        .max_send_buffer_size(settings.send_buffer)
+        .enable_push(false)
+        .handshake::<T, Bytes>(io)
+        .await
+        .map_err(|_| ConnectError::Handshake)?;
+    let now = Nanos::now();
+    let state =
+        Rc::new(State { active: Cell::new(0), closed: Cell::new(false), opened: now, idle_since: Cell::new(now) });
+    let pings = settings.ping_interval.and_then(|every| Some((driver.ping_pong()?, every)));
+    let (watched, timeout) = (Rc::clone(&state), settings.ping_timeout);
+    tokio::task::spawn_local(async move {
+        let result = match pings {
+            None => driver.await,
+            Some((pings, every)) => tokio::select! {
+                result = driver => result,
+                () = keep_alive(pings, every, timeout, &watched) => Ok(()),
+            },
+        };
+        watched.closed.set(true);
+        if let Err(error) = result {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok(Rc::new(Connection { send: RefCell::new(send), state, ledger: Arc::clone(ledger) }))
+}
+
+impl Connection {
+    /// Whether one more call may start now: alive, not going away, below the peer's MAX_CONCURRENT_STREAMS.
+    pub fn has_room(&self) -> bool {
+        if self.state.closed.get() {
+            return false;
+        }
+        let mut send = self.send.borrow_mut();
+        match send.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => self.state.active.get() < send.current_max_send_streams(),
+            Poll::Ready(Err(_)) => {
+                // GOAWAY or the connection's end: running calls go on, new ones do not start here.
+                self.state.closed.set(true);
+                false
+            }
+            Poll::Pending => false,
+        }
+    }
+
+    /// Takes no new calls, now and ever.
+    pub fn is_closed(&self) -> bool {
+        self.state.closed.get()
+    }
+
+    pub fn active(&self) -> usize {
+        self.state.active.get()
+    }
+
+    pub fn opened(&self) -> Nanos {
+        self.state.opened
+    }
+
+    /// When the last call ended.
+    pub fn idle_since(&self) -> Nanos {
+        self.state.idle_since.get()
+    }
+
+    /// Starts a call.
+    ///
+    /// # Errors
+    /// Nothing was sent; the body comes back untouched.
+    pub fn send(&self, request: Request<()>, mut body: Body) -> Result<Call, (UpstreamError, Body)> {
+        let sent = self.send.borrow_mut().send_request(request, body.is_end());
+        let (response, sink) = match sent {
+            Ok(sent) => sent,
+            Err(error) => {
+                let kind = upstream_error(&error);
+                let error = match kind {
+                    // A malformed head: no other connection would take it either.
+                    UpstreamError::Protocol => UpstreamError::Protocol,
+                    _ => {
+                        self.state.closed.set(true);
+                        UpstreamError::NotSent
+                    }
+                };
+                return Err((error, body));
+            }
+        };
+        self.state.active.set(self.state.active.get() + 1);
+        let slot = Some(Slot { state: Rc::clone(&self.state) });
+        let (upload, rest) = if body.is_end() {
+            (None, Some(std::mem::take(&mut body)))
+        } else {
+            (Some(Upload { pump: Pump::new(sink, Arc::clone(&self.ledger)), source: body }), None)
+        };
+        Ok(Call { response, upload, rest, slot })
+    }
+}
+
+/// A call whose response has not begun. Dropping it resets the stream with CANCEL.
+#[derive(Debug)]
+pub struct Call {
+    response: ResponseFuture,
+    upload: Option<Upload>,
+    /// The body, once it has been sent completely.
+    rest: Option<Body>,
+    slot: Option<Slot>,
+}
+
+impl Call {
+    /// Sends the request's body while waiting for the response; `informational` gets 1xx heads on the way. The
+    /// response's body goes on sending what is left of the request.
+    pub fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        informational: &mut dyn FnMut(Response<()>),
+    ) -> Poll<Result<Response<Body>, UpstreamError>> {
+        if let Some(upload) = &mut self.upload
+            && let Poll::Ready(result) = upload.poll(cx)
+        {
+            self.rest = self.upload.take().map(|upload| upload.source);
+            match result {
+                // The response says why, or it is complete already (RFC 9113 §8.1).
+                Ok(()) | Err(PumpError::Sink) => {}
+                Err(PumpError::Source(error)) => return Poll::Ready(Err(error)),
+                Err(PumpError::Stalled) => return Poll::Ready(Err(UpstreamError::Stalled)),
+            }
+        }
+        while let Poll::Ready(Some(Ok(head))) = self.response.poll_informational(cx) {
+            informational(head);
+        }
+        let head = ready!(Pin::new(&mut self.response).poll(cx)).map_err(|error| upstream_error(&error))?;
+        self.rest = None;
+        if let Some(Upload { source: Body::Replay(replay), .. }) = &mut self.upload {
+            replay.settle();
+        }
+        let (upload, slot) = (self.upload.take(), self.slot.take());
+        Poll::Ready(Ok(head.map(|stream| {
+            if stream.is_end_stream() && upload.is_none() {
+                return Body::Empty;
+            }
+            RecvBody::response(stream, upload, slot).into()
+        })))
+    }
+
+    /// Gives the request's body back for another attempt.
+    pub fn into_request_body(self) -> Body {
+        self.upload.map(|upload| upload.source).or(self.rest).unwrap_or_default()
+    }
+}
+
+/// The request's side of a call.
+#[derive(Debug)]
+pub(super) struct Upload {
+    pump: Pump,
+    source: Body,
+}
+
+impl Upload {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpError>> {
+        let result = ready!(self.pump.poll(cx, &mut self.source));
+        if let Err(PumpError::Source(_)) = result {
+            // The client cancelled or left: so do we.
+            self.pump.reset(crate::error::CANCEL);
+        }
+        Poll::Ready(result)
+    }
+}
+
+/// One of the streams a connection may have at a time.
+#[derive(Debug)]
+pub(super) struct Slot {
+    state: Rc<State>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let left = self.state.active.get().saturating_sub(1);
+        self.state.active.set(left);
+        if left == 0 {
+            self.state.idle_since.set(Nanos::now());
+        }
+    }
+}
+
+/// PINGs while there are calls; returns when one stays unanswered.
+async fn keep_alive(mut pings: PingPong, every: std::time::Duration, timeout: std::time::Duration, state: &State) {
+    loop {
+        tokio::time::sleep(every).await;
+        if state.active.get() == 0 {
+            continue;
+        }
+        match tokio::time::timeout(timeout, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The server side: a client's connection and the streams on it.
+
+use super::pump::{Pump, PumpError};
+use super::{Ledger, RecvBody, upstream_error};
+use crate::body::Body;
+use crate::error::UpstreamError;
+use crate::settings::Settings;
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::SendResponse;
+use http::{Request, Response};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct Server<T> {
+    connection: h2::server::Connection<T, Bytes>,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
+    /// Waits for the client's preface.
+    ///
+    /// # Errors
+    /// The client's connection ended or it does not speak HTTP/2.
+    pub async fn handshake(io: T, settings: &Settings) -> Result<Self, UpstreamError> {
+        let connection = h2::server::Builder::new()
+            .initial_window_size(settings.stream_window)
+            .initial_connection_window_size(settings.connection_window)
+            .max_concurrent_streams(settings.max_concurrent_streams)
+            .max_header_list_size(settings.max_header_list)
+            .max_send_buffer_size(settings.send_buffer)
+            .handshake(io)
+            .await
+            .map_err(|error| upstream_error(&error))?;
+        Ok(Self { connection })
+    }
+
+    /// The next request; `None` when the connection ended. Must be polled for streams to make progress.
+    pub fn poll_accept(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<(Request<Body>, Responder), UpstreamError>>> {
+        self.connection.poll_accept(cx).map(|next| {
+            Some(next?.map_err(|error| upstream_error(&error)).map(|(request, send)| {
+                let request = request
+                    .map(|stream| if stream.is_end_stream() { Body::Empty } else { RecvBody::request(stream).into() });
+                (request, Responder { send })
+            }))
+        })
+    }
+
+    /// GOAWAY now, streams that the client began before it saw it are still served (RFC 9113 §6.8's two steps).
+    pub fn drain(&mut self) {
+        self.connection.graceful_shutdown();
+    }
+}
+
+/// Answers one request.
+#[derive(Debug)]
+pub struct Responder {
+    send: SendResponse<Bytes>,
+}
+
+impl Responder {
+    /// Ready when the client resets the stream or its connection ends.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.send.poll_reset(cx).map(|_| ())
+    }
+
+    /// Sends a 1xx head (RFC 9110 §15.2); a client that is gone does not mind.
+    pub fn informational(&mut self, head: Response<()>) {
+        let _ = self.send.send_informational(head);
+    }
+
+    /// Resets the stream with an RST_STREAM code.
+    pub fn reset(&mut self, code: u32) {
+        self.send.send_reset(Reason::from(code));
+    }
+
+    /// Sends a response to its end.
+    ///
+    /// # Errors
+    /// The endpoint's failure, passed on to the client as RST_STREAM with the same code, or the client's
+    /// (`Err(None)`).
+    pub async fn respond(
+        mut self,
+        response: Response<Body>,
+        ledger: &Arc<Ledger>,
+    ) -> Result<(), Option<UpstreamError>> {
+        let (head, mut body) = response.into_parts();
+        let end = body.is_end();
+        let Ok(sink) = self.send.send_response(Response::from_parts(head, ()), end) else {
+            body.cancelled();
+            return Err(None);
+        };
+        if end {
+            return Ok(());
+        }
+        let mut pump = Pump::new(sink, Arc::clone(ledger));
+        match poll_fn(|cx| pump.poll(cx, &mut body)).await {
+            Ok(()) => Ok(()),
+            Err(PumpError::Source(error)) => {
+                pump.reset(crate::error::Failure::Upstream(error.clone()).answer().reset);
+                Err(Some(error))
+            }
+            Err(PumpError::Sink) => {
+                body.cancelled();
+                Err(None)
+            }
+            Err(PumpError::Stalled) => {
+                body.cancelled();
+                Err(Some(UpstreamError::Stalled))
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Accepting connections.
+//!
+//! Place in the path: the first stage. A listener is either *captured* (inside an enrolled pod's network namespace,
+//! fed by the connect hook; the original destination comes from the flow table) or *explicit* (an address given on the
+//! command line for one service port). Invariant: an accept loop ends only when it is told to; running out of file
+//! descriptors costs the connection that came then and nothing else.
+
+mod accept;
+
+pub use accept::{Limits, OpenGuard, run};
+
+use crate::addr::{ClientAddr, OrigDst};
+use crate::connect::{Dialer, OpenSocket};
+use crate::snapshot::{PortKey, Workload};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Finds what the app asked for: (the app's end, the listener's end) → original destination.
+pub type FindFlow = Arc<dyn Fn(ClientAddr, SocketAddr) -> Option<OrigDst> + Send + Sync>;
+
+/// Where a listener's connections come from and go to.
+#[derive(Clone)]
+pub enum Origin {
+    Captured(Arc<Pod>),
+    Explicit(PortKey),
+}
+
+/// An enrolled pod of this node.
+pub struct Pod {
+    pub workload: Arc<Workload>,
+    /// Its network namespace as the kernel knows it; never 0.
+    pub cookie: u64,
+    pub find_flow: FindFlow,
+    pub open_socket: OpenSocket,
+}
+
+/// A connection on its way to a worker.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Non-blocking; not yet registered with any runtime.
+    pub stream: std::net::TcpStream,
+    pub client: ClientAddr,
+    pub wants: Wants,
+    pub source: Source,
+    pub guard: OpenGuard,
+}
+
+/// What the connection was made for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Wants {
+    Original(OrigDst),
+    Port(PortKey),
+}
+
+/// Who made the connection.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Known for captured connections.
+    pub workload: Option<Arc<Workload>>,
+    /// Netns cookie; 0 for explicit listeners.
+    pub cookie: u64,
+    pub dialer: Dialer,
+}
+
+impl Origin {
+    /// `None` where a captured connection has no flow entry: nobody knows where it wants to go.
+    fn resolve(&self, client: ClientAddr, local: SocketAddr) -> Option<(Wants, Source)> {
+        match self {
+            Self::Explicit(key) => {
+                let source = Source { workload: None, cookie: 0, dialer: Dialer::Host };
+                Some((Wants::Port(key.clone()), source))
+            }
+            Self::Captured(pod) => {
+                let original = (pod.find_flow)(client, local)?;
+                let source = Source {
+                    workload: Some(Arc::clone(&pod.workload)),
+                    cookie: pod.cookie,
+                    dialer: Dialer::Pod(Arc::clone(&pod.open_socket)),
+                };
+                Some((Wants::Original(original), source))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Pod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pod")
+            .field("workload", &self.workload.key)
+            .field("cookie", &self.cookie)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,170 @@
+//! The order of the stages.
+//!
+//! Place in the path: a worker calls `serve` for each connection; everything from the first byte to the last record
+//! happens below it. Invariant: stages do not know one another; this module hands plain values from one to the next.
+
+mod exchange;
+mod opaque;
+
+use crate::destination::Target;
+use crate::detect::{self, Replay, Sniff};
+use crate::drain::Watch;
+use crate::error::UpstreamError;
+use crate::http2::{Responder, Server};
+use crate::listen::{Accepted, Source, Wants};
+use crate::snapshot::Protocol;
+use crate::telemetry::{ConnectionKind, Trouble};
+use crate::worker::Ctx;
+use crate::{body::Body, forward, http1};
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use tokio::net::TcpStream;
+
+/// A client's connection.
+pub(crate) struct Conn {
+    ctx: Rc<Ctx>,
+    source: Source,
+    wants: Wants,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(accepted: Accepted, ctx: Rc<Ctx>) {
+    let Accepted { stream, wants, source, guard, client: _ } = accepted;
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let conn = Rc::new(Conn { ctx, source, wants });
+    let target = match conn.ctx.destinations.target(&conn.wants) {
+        Ok(target) => target,
+        // The port of an explicit listener was removed: say so where HTTP is spoken, which the first bytes tell.
+        Err(_) => return Box::pin(conn.serve_declared_http(stream, None)).await,
+    };
+    match target.protocol {
+        Protocol::Tcp | Protocol::Tls => Box::pin(opaque::serve(&conn, &target, stream, Bytes::new(), None)).await,
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => {
+            Box::pin(conn.serve_declared_http(stream, Some(&target))).await;
+        }
+        Protocol::Detect => Box::pin(opaque::serve_undeclared(&conn, &target, stream)).await,
+    }
+    drop(guard);
+}
+
+impl Conn {
+    /// The port speaks HTTP: the client's first bytes say which version.
+    async fn serve_declared_http(self: Rc<Self>, mut stream: TcpStream, target: Option<&Target>) {
+        let mut first = BytesMut::new();
+        let reading = tokio::time::timeout(self.ctx.settings.idle, detect::read(&mut stream, &mut first));
+        match reading.await {
+            Ok(Ok(Sniff::Tls)) if let Some(target) = target => {
+                // The app does TLS of its own on this port: nothing to see, but endpoints are still balanced.
+                opaque::serve(&self, target, stream, first.freeze(), None).await;
+            }
+            Ok(Ok(Sniff::Opaque)) if first.is_empty() => {}
+            Ok(Ok(sniff)) => self.serve_http(sniff, stream, first.freeze()).await,
+            Ok(Err(_)) | Err(_) => {
+                self.ctx.recorder.metrics().trouble(Trouble::Detect);
+                forward::reset(&stream);
+            }
+        }
+    }
+
+    async fn serve_http(self: Rc<Self>, sniff: Sniff, stream: TcpStream, first: Bytes) {
+        let io = Replay::new(first, stream);
+        let ctx = Rc::clone(&self.ctx);
+        let result = if sniff == Sniff::Http2 {
+            let _active = ctx.recorder.metrics().connection(ConnectionKind::Http2);
+            self.serve_http2(io).await
+        } else {
+            let _active = ctx.recorder.metrics().connection(ConnectionKind::Http1);
+            // Anything else gets 400 from HTTP/1.1, as on any HTTP port.
+            let mut drain = ctx.drain.clone();
+            let handler = |request| exchange::exchange(Rc::clone(&self), request, None);
+            http1::serve(io, &ctx.settings, async move { drain.started().await }, handler).await
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "client connection ended");
+            ctx.recorder.metrics().trouble(Trouble::Client);
+        }
+    }
+
+    async fn serve_http2(self: Rc<Self>, io: Replay<TcpStream>) -> Result<(), UpstreamError> {
+        let mut server = Server::handshake(io, &self.ctx.settings).await?;
+        let (streams, accepted) = (Rc::new(Cell::new(0_usize)), Cell::new(0_u64));
+        let mut drained = pin!(drained(self.ctx.drain.clone()));
+        let mut idle = pin!(idle(self.ctx.settings.idle, &streams, &accepted));
+        let mut draining = false;
+        loop {
+            let next = poll_fn(|cx| {
+                if !draining && (drained.as_mut().poll(cx).is_ready() || idle.as_mut().poll(cx).is_ready()) {
+                    draining = true;
+                    server.drain();
+                }
+                server.poll_accept(cx)
+            });
+            let Some(next) = next.await else { return Ok(()) };
+            let (request, responder) = next?;
+            accepted.set(accepted.get() + 1);
+            let open = OpenStream::new(&streams);
+            tokio::task::spawn_local(serve_stream(Rc::clone(&self), request, responder, open));
+        }
+    }
+}
+
+/// One request of an HTTP/2 connection, to its end or until the client leaves.
+async fn serve_stream(conn: Rc<Conn>, request: Request<Body>, responder: Responder, _open: OpenStream) {
+    let responder = Rc::new(RefCell::new(responder));
+    let inform = {
+        let responder = Rc::clone(&responder);
+        move |head: Response<()>| responder.borrow_mut().informational(head)
+    };
+    let ledger = std::sync::Arc::clone(&conn.ctx.ledger);
+    let answer = {
+        let mut exchange = pin!(exchange::exchange(conn, request, Some(Box::new(inform))));
+        poll_fn(|cx| {
+            if let Poll::Ready(response) = exchange.as_mut().poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            // Dropping the exchange resets the endpoint's stream with CANCEL.
+            responder.borrow_mut().poll_gone(cx).map(|()| None)
+        })
+        .await
+    };
+    if let (Some(response), Ok(responder)) = (answer, Rc::try_unwrap(responder)) {
+        // How it ended is in the record already.
+        let _ = responder.into_inner().respond(response, &ledger).await;
+    }
+}
+
+/// Counts a stream as open.
+struct OpenStream(Rc<Cell<usize>>);
+
+impl OpenStream {
+    fn new(streams: &Rc<Cell<usize>>) -> Self {
+        streams.set(streams.get() + 1);
+        Self(Rc::clone(streams))
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+async fn drained(mut drain: Watch) {
+    drain.started().await;
+}
+
+/// Returns when for one whole period no stream was open or came.
+async fn idle(period: std::time::Duration, streams: &Cell<usize>, accepted: &Cell<u64>) {
+    loop {
+        let before = accepted.get();
+        tokio::time::sleep(period).await;
+        if streams.get() == 0 && accepted.get() == before {
+            return;
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Connections that are not HTTP, and those of which nobody said what they are.
+
+use super::Conn;
+use crate::addr::EndpointAddr;
+use crate::balance::ActiveRequest;
+use crate::connect::Wire;
+use crate::destination::Target;
+use crate::detect::{self, Sniff};
+use crate::error::{ConnectError, Failure};
+use crate::forward::{self, ForwardError, Moved};
+use crate::telemetry::{ConnectionKind, Trouble};
+use crate::time::Nanos;
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// An endpoint's connection and its place in the endpoint's count.
+pub(super) struct Connected {
+    stream: TcpStream,
+    active: ActiveRequest,
+}
+
+/// How long a client on an undeclared port may take to show that it is an HTTP client, once no endpoint could be
+/// connected: it gets an answer rather than a reset.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
+
+/// Forwards bytes; `first`: what was read from the client already.
+pub(super) async fn serve(
+    conn: &Rc<Conn>,
+    target: &Target,
+    mut client: TcpStream,
+    first: Bytes,
+    connected: Option<Connected>,
+) {
+    let metrics = conn.ctx.recorder.metrics();
+    let _connection = metrics.connection(ConnectionKind::Opaque);
+    let connected = match connected {
+        Some(connected) => Ok(connected),
+        None => connect(conn, target).await,
+    };
+    let mut endpoint = match connected {
+        Ok(connected) => connected,
+        Err(failure) => {
+            tracing::debug!(%failure, to = %target.name, "no endpoint for an opaque connection");
+            metrics.trouble(Trouble::Upstream);
+            return forward::reset(&client);
+        }
+    };
+    let addr = endpoint.active.state().addr;
+    let series = conn.ctx.recorder.tcp_series(conn.source.workload.as_ref(), &target.service, Some(addr));
+    series.opened.add(1);
+    let mut moved = Moved::default();
+    let idle = conn.ctx.settings.idle;
+    let result = forward::forward(&mut client, &mut endpoint.stream, first, idle, &mut moved).await;
+    series.received.add(moved.received);
+    series.sent.add(moved.sent);
+    series.closed.add(1);
+    match result {
+        Ok(()) => {}
+        Err(error @ (ForwardError::Idle(_) | ForwardError::Client(_) | ForwardError::Endpoint(_))) => {
+            tracing::debug!(%error, to = %target.name, "opaque connection ended");
+        }
+    }
+}
+
+/// The first bytes decide, from whichever side they come; the endpoint is connected meanwhile, since a server-first
+/// protocol's client waits for it.
+pub(super) async fn serve_undeclared(conn: &Rc<Conn>, target: &Target, mut client: TcpStream) {
+    let mut first = BytesMut::new();
+    let (sniff, connected) = match race(conn, target, &mut client, &mut first).await {
+        Ok(decided) => decided,
+        Err(failure) => {
+            tracing::debug!(%failure, to = %target.name, "undeclared connection failed");
+            conn.ctx.recorder.metrics().trouble(Trouble::Detect);
+            return forward::reset(&client);
+        }
+    };
+    let wire = match sniff {
+        Sniff::Http1 => Wire::Http1,
+        Sniff::Http2 => Wire::Http2,
+        Sniff::Tls | Sniff::Opaque | Sniff::NeedMore => {
+            return serve(conn, target, client, first.freeze(), connected).await;
+        }
+    };
+    if let Some(Connected { stream, active }) = connected {
+        let addr = active.state().addr;
+        conn.ctx.pools.adopt(conn.source.cookie, addr, wire, stream).await;
+    }
+    Rc::clone(conn).serve_http(sniff, client, first.freeze()).await;
+}
+
+async fn race(
+    conn: &Rc<Conn>,
+    target: &Target,
+    client: &mut TcpStream,
+    first: &mut BytesMut,
+) -> Result<(Sniff, Option<Connected>), Failure> {
+    let mut connecting = std::pin::pin!(connect(conn, target));
+    let closed = |_| Failure::ClientGone;
+    let connected = tokio::select! {
+        // Half a preface read here is kept in `first`: reading is cancel-safe.
+        sniff = detect::read(client, first) => return Ok((sniff.map_err(closed)?, None)),
+        connected = connecting.as_mut() => connected,
+    };
+    match connected {
+        Ok(connected) => {
+            let sniff = tokio::select! {
+                biased;
+                sniff = detect::read(client, first) => sniff.map_err(closed)?,
+                // The server speaks first, or has closed: either way it is not HTTP.
+                _ = connected.stream.readable() => Sniff::Opaque,
+            };
+            Ok((sniff, Some(connected)))
+        }
+        Err(failure) => match tokio::time::timeout(LAST_CHANCE, detect::read(client, first)).await {
+            Ok(Ok(sniff @ (Sniff::Http1 | Sniff::Http2))) => Ok((sniff, None)),
+            _ => Err(failure),
+        },
+    }
+}
+
+/// Connects to an endpoint, to others where that fails: no byte was sent yet.
+async fn connect(conn: &Conn, target: &Target) -> Result<Connected, Failure> {
+    let ctx = &conn.ctx;
+    let mut tried: SmallVec<[EndpointAddr; 4]> = SmallVec::new();
+    loop {
+        let chosen = target.picker.pick(&tried, Nanos::now(), &mut ctx.rng.borrow_mut());
+        let chosen = chosen.ok_or(Failure::NoEndpoint)?;
+        let active = chosen.state.start();
+        match conn.source.dialer.connect(chosen.addr(), &ctx.settings).await {
+            Ok(stream) => {
+                chosen.state.connected();
+                return Ok(Connected { stream, active });
+            }
+            Err(error) => {
+                if !matches!(error, ConnectError::Socket(_)) {
+                    chosen.state.connect_failed(Nanos::now());
+                }
+                tried.push(chosen.addr());
+                if tried.len() > ctx.settings.max_retries as usize {
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+}

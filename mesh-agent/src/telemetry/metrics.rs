@@ -1,0 +1,194 @@
+//! The metric families.
+
+use super::External;
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use rustc_hash::FxHashSet;
+use std::sync::{Mutex, PoisonError};
+
+/// Upper bounds of latency buckets, milliseconds (Istio's, SEMANTICS §10), finer below one millisecond.
+const BUCKETS: [f64; 18] = [
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 60_000.0,
+    600_000.0,
+];
+/// Label sets of the families per endpoint, all together.
+const MOST_SERIES: usize = 20_000;
+
+/// Everything the data path counts. Shared by all threads.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub(super) requests: IntCounterVec,
+    pub(super) duration: HistogramVec,
+    pub(super) request_bytes: IntCounterVec,
+    pub(super) response_bytes: IntCounterVec,
+    pub(super) tcp_opened: IntCounterVec,
+    pub(super) tcp_closed: IntCounterVec,
+    pub(super) tcp_sent: IntCounterVec,
+    pub(super) tcp_received: IntCounterVec,
+    pub(super) retries: IntCounter,
+    active: IntGaugeVec,
+    trouble: IntCounterVec,
+    overflow: IntCounter,
+    known: Mutex<FxHashSet<String>>,
+}
+
+/// Kinds of downstream connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionKind {
+    Http1,
+    Http2,
+    Opaque,
+}
+
+/// What can go wrong with a connection before it has a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// EMFILE or ENFILE in accept; the reserve descriptor closed the connection.
+    OutOfDescriptors,
+    /// Any other error of accept.
+    Accept,
+    /// `Settings::max_connections` reached.
+    TooManyConnections,
+    /// A captured connection without an original destination.
+    NoFlow,
+    /// The client's first bytes never came or were not a protocol's.
+    Detect,
+    /// The client broke its protocol or closed in the middle.
+    Client,
+    /// No endpoint could be connected (opaque).
+    Upstream,
+}
+
+impl ConnectionKind {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Opaque => "opaque",
+        }
+    }
+}
+
+impl Trouble {
+    fn label(self) -> &'static str {
+        match self {
+            Self::OutOfDescriptors => "out-of-descriptors",
+            Self::Accept => "accept",
+            Self::TooManyConnections => "too-many-connections",
+            Self::NoFlow => "no-flow",
+            Self::Detect => "detect",
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+impl Metrics {
+    /// # Errors
+    /// None in practice: only two families of one name could fail.
+    pub fn new() -> anyhow::Result<Self> {
+        const PEER: [&str; 4] = ["source_namespace", "source_workload", "destination_service", "endpoint"];
+        let counters = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let with = |more: &[&'static str]| [&PEER[..], more].concat();
+        let metrics = Self {
+            registry: Registry::new(),
+            requests: counters(
+                "undermesh_requests_total",
+                "HTTP and gRPC requests at their end; code 0: no answer was sent",
+                &with(&["code", "grpc_status", "response_flags"]),
+            )?,
+            duration: HistogramVec::new(
+                HistogramOpts::new("undermesh_request_duration_milliseconds", "From request head to response end")
+                    .buckets(BUCKETS.to_vec()),
+                &PEER,
+            )?,
+            request_bytes: counters("undermesh_request_body_bytes_total", "Body bytes sent to endpoints", &PEER)?,
+            response_bytes: counters("undermesh_response_body_bytes_total", "Body bytes from endpoints", &PEER)?,
+            tcp_opened: counters("undermesh_tcp_connections_opened_total", "Opaque connections", &PEER)?,
+            tcp_closed: counters("undermesh_tcp_connections_closed_total", "Opaque connections ended", &PEER)?,
+            tcp_sent: counters("undermesh_tcp_sent_bytes_total", "Opaque bytes to clients", &PEER)?,
+            tcp_received: counters("undermesh_tcp_received_bytes_total", "Opaque bytes from clients", &PEER)?,
+            retries: IntCounter::new("undermesh_retries_total", "Attempts after the first one")?,
+            active: IntGaugeVec::new(
+                Opts::new("undermesh_connections_active", "Open client connections"),
+                &["protocol"],
+            )?,
+            trouble: counters("undermesh_connection_errors_total", "Client connections that failed", &["reason"])?,
+            overflow: IntCounter::new("undermesh_metric_series_overflow_total", "Series refused by the budget")?,
+            known: Mutex::default(),
+        };
+        for family in [
+            &metrics.requests,
+            &metrics.request_bytes,
+            &metrics.response_bytes,
+            &metrics.tcp_opened,
+            &metrics.tcp_closed,
+            &metrics.tcp_sent,
+            &metrics.tcp_received,
+            &metrics.trouble,
+        ] {
+            metrics.registry.register(Box::new(family.clone()))?;
+        }
+        metrics.registry.register(Box::new(metrics.duration.clone()))?;
+        metrics.registry.register(Box::new(metrics.active.clone()))?;
+        metrics.registry.register(Box::new(metrics.retries.clone()))?;
+        metrics.registry.register(Box::new(metrics.overflow.clone()))?;
+        Ok(metrics)
+    }
+
+    /// Adds a family whose values are read when somebody asks (kernel counters).
+    ///
+    /// # Errors
+    /// The name is taken or not a metric name.
+    pub fn register(&self, external: External) -> anyhow::Result<()> {
+        Ok(self.registry.register(Box::new(external))?)
+    }
+
+    /// All families in prometheus' text format.
+    pub fn gather_text(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    pub fn trouble(&self, what: Trouble) {
+        self.trouble.with_label_values(&[what.label()]).inc();
+    }
+
+    pub fn retried(&self) {
+        self.retries.inc();
+    }
+
+    /// Counts a connection until the guard is dropped.
+    pub fn connection(&self, kind: ConnectionKind) -> ActiveConnection {
+        let gauge = self.active.with_label_values(&[kind.label()]);
+        gauge.inc();
+        ActiveConnection { gauge }
+    }
+
+    /// Whether a label set may have series of its own.
+    pub(super) fn admit(&self, labels: &[&str]) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = labels.join("\u{1f}");
+        if known.contains(&key) {
+            return true;
+        }
+        if known.len() >= MOST_SERIES {
+            self.overflow.inc();
+            return false;
+        }
+        known.insert(key)
+    }
+}
+
+/// An open client connection.
+#[derive(Debug)]
+pub struct ActiveConnection {
+    gauge: IntGauge,
+}
+
+impl Drop for ActiveConnection {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}

@@ -1,0 +1,15 @@
+//! Numbers about requests and connections.
+//!
+//! Place in the path: every exchange ends in one `Record`. Only user of the prometheus crate. Invariant: recording
+//! takes no lock and allocates nothing once a series exists; the number of series is bounded, what is beyond goes to
+//! series labelled `overflow`.
+
+mod external;
+mod metrics;
+mod record;
+mod series;
+
+pub use external::External;
+pub use metrics::{ConnectionKind, Metrics, Trouble};
+pub use record::Record;
+pub use series::{Recorder, Series, TcpSeries};
