@@ -141,10 +141,13 @@ impl Client {
 
     pub async fn call(&mut self, request: Request<()>, body: Bytes) -> Result<Whole, h2::Error> {
         let (response, mut send) = self.start(request, body.is_empty()).await;
-        if !body.is_empty() {
-            send_all(&mut send, body, true).await;
-        }
-        whole(response).await
+        // An echo answers while it reads: both ways at once, or both windows fill up.
+        let upload = async {
+            if !body.is_empty() {
+                send_all(&mut send, body, true).await;
+            }
+        };
+        tokio::join!(upload, whole(response)).1
     }
 }
 
