@@ -89,6 +89,7 @@ impl Picker {
 mod tests {
     use super::*;
     use crate::snapshot::{Endpoint, Locality, ServiceName};
+    use fastrand::Rng;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
@@ -111,7 +112,7 @@ mod tests {
     }
 
     fn shares(picker: &Picker, picks: usize) -> HashMap<u8, usize> {
-        let mut rng = fastrand::Rng::with_seed(7);
+        let mut rng = Rng::with_seed(7);
         let mut shares = HashMap::new();
         for _ in 0..picks {
             let chosen = picker.pick(&[], Nanos(1), &mut rng).expect("there are endpoints");
@@ -146,7 +147,7 @@ mod tests {
             vec![endpoint(1, 1, EndpointHealth::Ready), endpoint(2, 3, EndpointHealth::Ready)],
             Policy::LeastRequest,
         );
-        let mut rng = fastrand::Rng::with_seed(3);
+        let mut rng = Rng::with_seed(3);
         // Requests that never end: the number in flight is the share.
         let held: Vec<_> = (0..400).map(|_| picker.pick(&[], Nanos(1), &mut rng).map(|c| c.state.start())).collect();
         let heavy = held.iter().flatten().filter(|r| r.state().addr.ip().to_string() == "10.0.0.2").count();
@@ -228,7 +229,7 @@ mod tests {
                     state.connect_failed(Nanos(1));
                 }
             }
-            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut rng = Rng::with_seed(seed);
             for _ in 0..20 {
                 match picker.pick(&tried, Nanos(1), &mut rng) {
                     None => prop_assert!(usable.is_empty()),
