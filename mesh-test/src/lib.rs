@@ -1,4 +1,12 @@
-//! The lab: nodes and pods as network namespaces, and the apps that run in them.
+//! The lab: nodes and pods as network namespaces, apps that speak real protocols, and what tests need around them.
+//!
+//! `net` and `cgroup` make the parts, `manifest` reads Kubernetes YAML, `lab` builds nodes and pods from both,
+//! `apps` is what runs in the pods, `run` is the story that `cargo xtask run` tells, `tui` its terminal view.
 
 pub mod apps;
+pub mod cgroup;
+pub mod lab;
+pub mod manifest;
+pub mod net;
+pub mod run;
 pub mod tui;
