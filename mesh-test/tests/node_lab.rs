@@ -23,7 +23,8 @@ fn without_a_mesh_one_connection_means_one_replica() {
     assert_eq!(many.ok, 60, "{many:?}");
     assert_eq!(many.replicas.len(), 2, "connections are balanced: {many:?}");
     // Two nodes, two replicas: one of them is behind the fabric.
-    let nodes: BTreeSet<_> = lab.pods_of("pingpong", "ws002-pingpong").iter().map(|pod| pod.ips().v4.octets()[2]).collect();
+    let nodes: BTreeSet<_> =
+        lab.pods_of("pingpong", "ws002-pingpong").iter().map(|pod| pod.ips().v4.octets()[2]).collect();
     assert_eq!(nodes.len(), 2);
     lab.finish().unwrap();
 }

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use mesh_test::lab::enter::{EnterArgs, enter};
 use mesh_test::lab::cleanup;
+use mesh_test::lab::enter::{EnterArgs, enter};
 use mesh_test::run::{RunArgs, run};
 use std::io::Write;
 use std::process::ExitCode;

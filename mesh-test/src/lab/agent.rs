@@ -1,9 +1,9 @@
 //! A node's agent as the lab runs it: the real binary, in the node's namespace and cgroup.
 
+use super::Bins;
 use super::inner::{Inner, Place, lock};
 use super::pod::tail;
 use super::process::Process;
-use super::Bins;
 use anyhow::{Context, Result, bail, ensure};
 use mesh_agent::kernel::bpffs;
 use rustix::process::Signal;
@@ -28,13 +28,8 @@ pub struct Agent {
 
 impl Agent {
     pub(super) fn start(lab: &Arc<Inner>, node: usize, more: &[String]) -> Result<Self> {
-        let agent = Self {
-            lab: Arc::clone(lab),
-            node,
-            bin: Bins::agent()?,
-            args: more.to_vec(),
-            process: Mutex::new(None),
-        };
+        let agent =
+            Self { lab: Arc::clone(lab), node, bin: Bins::agent()?, args: more.to_vec(), process: Mutex::new(None) };
         agent.restart()?;
         Ok(agent)
     }

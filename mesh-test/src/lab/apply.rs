@@ -1,10 +1,10 @@
 //! What a cluster's controllers do: Services get addresses, sets of pods get pods, scaling makes and ends them.
 
+use super::Lab;
 use super::builder::PodBuilder;
 use super::inner::{Inner, lock};
 use super::pod::{Pod, PodInner};
 use super::state::{Key, PodState, ServiceState};
-use super::Lab;
 use crate::manifest::{Manifest, PodSet};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -48,7 +48,11 @@ impl Lab {
 
     /// Pods of a Deployment, in name order.
     pub fn pods_of(&self, namespace: &str, set: &str) -> Vec<Pod> {
-        self.inner.members(&(namespace.to_owned(), set.to_owned())).iter().filter_map(|key| self.inner.handle(key)).collect()
+        self.inner
+            .members(&(namespace.to_owned(), set.to_owned()))
+            .iter()
+            .filter_map(|key| self.inner.handle(key))
+            .collect()
     }
 
     pub fn all_pods(&self) -> Vec<Pod> {
@@ -68,6 +72,16 @@ impl Lab {
     pub fn is_ready(&self, pod: &Pod) -> bool {
         let key = (pod.namespace().to_owned(), pod.name().to_owned());
         lock(&self.inner.state).pods.get(&key).is_some_and(|pod| pod.ready && pod.deleted_at.is_none())
+    }
+
+    /// Is the pod asked to end?
+    pub fn is_ending(&self, pod: &Pod) -> bool {
+        let key = (pod.namespace().to_owned(), pod.name().to_owned());
+        lock(&self.inner.state).pods.get(&key).is_some_and(|pod| pod.deleted_at.is_some())
+    }
+
+    pub fn has_ready_pods(&self, service: &crate::manifest::Service) -> bool {
+        lock(&self.inner.state).ready_pods(service).next().is_some()
     }
 }
 

@@ -29,12 +29,9 @@ impl Bins {
 
 fn find(name: &str) -> Result<PathBuf> {
     let me = env::current_exe().context("where is this program?")?;
-    me.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file())
-        .with_context(|| format!("{name} is not beside {}: build it with `cargo build -p {}`", me.display(), crate_of(name)))
+    me.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file()).with_context(|| {
+        format!("{name} is not beside {}: build it with `cargo build -p {}`", me.display(), crate_of(name))
+    })
 }
 
 fn crate_of(name: &str) -> &str {

@@ -244,8 +244,7 @@ fn make_nodes(layout: &Layout, count: u8) -> Result<Vec<Node>> {
     }
     if nodes.len() > 1 {
         let fabric = Netns::create(&layout.netns(), "fabric")?;
-        let numbered: Vec<_> =
-            nodes.iter().zip(0_u8..).map(|(node, number)| (number, node.netns.clone())).collect();
+        let numbered: Vec<_> = nodes.iter().zip(0_u8..).map(|(node, number)| (number, node.netns.clone())).collect();
         net::set_up_fabric(&fabric, &numbered)?;
     }
     Ok(nodes)

@@ -60,7 +60,8 @@ pub fn remove_leftovers() -> Result<Vec<String>> {
         let layout = Layout::new(id);
         let owner = fs::read(layout.owner()).ok().and_then(|bytes| serde_json::from_slice::<Owner>(&bytes).ok());
         // A lab that is just being made has no owner file for a moment; one from before does not get one.
-        let fresh = entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() < 5));
+        let fresh =
+            entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() < 5));
         if owner.is_some_and(|owner| owner.is_alive()) || (fresh && !layout.owner().exists()) {
             continue;
         }

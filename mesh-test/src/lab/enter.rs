@@ -42,7 +42,8 @@ pub fn enter(args: &EnterArgs) -> Result<()> {
     if let Some(etc) = &args.etc {
         unshare(UnshareFlags::NEWNS).context("cannot make a mount namespace")?;
         // Downstream: what is bound here stays here, what the host unmounts goes here too.
-        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).context("mount propagation")?;
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+            .context("mount propagation")?;
         for file in ["hosts", "resolv.conf", "nsswitch.conf"] {
             let target = Path::new("/etc").join(file);
             if target.exists() {

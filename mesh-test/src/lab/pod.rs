@@ -63,6 +63,11 @@ impl Pod {
         self.inner.namespace()
     }
 
+    /// Name of the node it runs on.
+    pub fn node(&self) -> String {
+        self.lab.nodes[self.inner.node].name.clone()
+    }
+
     pub fn ips(&self) -> PodIps {
         self.inner.ips
     }
@@ -194,8 +199,7 @@ impl PodInner {
         log: &Path,
         more: impl FnOnce(&mut Command),
     ) -> Result<Process> {
-        let place =
-            Place { netns: &self.netns, cgroup: &self.cgroup, hosts_of: Some(&self.namespace), log: Some(log) };
+        let place = Place { netns: &self.netns, cgroup: &self.cgroup, hosts_of: Some(&self.namespace), log: Some(log) };
         let mut command = lab.enter(&place, program, args)?;
         command.envs(&self.env);
         more(&mut command);

@@ -1,9 +1,9 @@
 //! Child processes of the lab. All are started from one thread that lives as long as the lab: the parent-death signal
 //! follows the *thread* that forked, so a helper thread's end would kill its children.
 
-use serde::de::DeserializeOwned;
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use serde::de::DeserializeOwned;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;

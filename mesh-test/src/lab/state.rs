@@ -87,7 +87,8 @@ impl State {
             files.insert(name, serde_yaml_ng::to_string(object).unwrap_or_default());
         };
         for (name, labels) in &self.namespaces {
-            let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
+            let object =
+                json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
             put(format!("namespace-{name}.yaml"), &object);
         }
         for ((namespace, name), service) in &self.services {
@@ -112,7 +113,8 @@ impl State {
             } else {
                 service.cluster_ips()
             };
-            let mut names = format!("{name}.{service_ns}.svc.cluster.local {name}.{service_ns}.svc {name}.{service_ns}");
+            let mut names =
+                format!("{name}.{service_ns}.svc.cluster.local {name}.{service_ns}.svc {name}.{service_ns}");
             if service_ns == namespace {
                 let _ = write!(names, " {name}");
             }
@@ -181,8 +183,7 @@ fn pod_object(pod: &PodState) -> Value {
     });
     if let Some((kind, name)) = &pod.owner {
         let api = if kind == "Pod" { "v1" } else { "apps/v1" };
-        object["metadata"]["ownerReferences"] =
-            json!([{ "apiVersion": api, "kind": kind, "name": name, "uid": format!("{kind}-{name}"), "controller": true }]);
+        object["metadata"]["ownerReferences"] = json!([{ "apiVersion": api, "kind": kind, "name": name, "uid": format!("{kind}-{name}"), "controller": true }]);
     }
     if let Some(when) = &pod.deleted_at {
         object["metadata"]["deletionTimestamp"] = when.as_str().into();
@@ -226,7 +227,8 @@ mod tests {
         state
     }
 
-    const WEB: &str = "{kind: Service, metadata: {name: web, namespace: shop}, spec: {selector: {app: web}, ports: [{port: 80}]}}";
+    const WEB: &str =
+        "{kind: Service, metadata: {name: web, namespace: shop}, spec: {selector: {app: web}, ports: [{port: 80}]}}";
 
     #[test]
     fn hosts_know_short_names_only_in_their_own_namespace() {

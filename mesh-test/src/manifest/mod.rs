@@ -108,7 +108,10 @@ pub(crate) fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
 }
 
 fn is_cluster_scoped(kind: &str) -> bool {
-    matches!(kind, "Namespace" | "Node" | "ClusterRole" | "ClusterRoleBinding" | "GatewayClass" | "CustomResourceDefinition")
+    matches!(
+        kind,
+        "Namespace" | "Node" | "ClusterRole" | "ClusterRoleBinding" | "GatewayClass" | "CustomResourceDefinition"
+    )
 }
 
 fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
@@ -169,8 +172,7 @@ kind: [
         let echo = &manifest.pod_sets[0];
         assert_eq!(echo.replicas, 3);
         let ports: Vec<_> = echo.echo_ports(&manifest.services).iter().map(ToString::to_string).collect();
-        let want =
-            ["tcp-health-port:tcp:3333", ":grpc:17070", ":detect:17171", "http:http:18080", "tcp:tcp:19090"];
+        let want = ["tcp-health-port:tcp:3333", ":grpc:17070", ":detect:17171", "http:http:18080", "tcp:tcp:19090"];
         assert_eq!(ports, want);
         assert_eq!(text(&manifest.other[0], "/metadata/namespace"), "default");
         assert_eq!(manifest.notes.len(), 1, "the broken document is named: {:?}", manifest.notes);

@@ -76,7 +76,10 @@ impl Netns {
 pub(crate) fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
     // The safe spelling is deprecated because of CLONE_FILES, which would part threads from their descriptors.
     debug_assert!(!flags.contains(UnshareFlags::FILES));
-    #[expect(deprecated, reason = "sound without CLONE_FILES; the replacement needs `unsafe`, which this crate has none of")]
+    #[expect(
+        deprecated,
+        reason = "sound without CLONE_FILES; the replacement needs `unsafe`, which this crate has none of"
+    )]
     rustix::thread::unshare(flags)
 }
 
