@@ -1,5 +1,8 @@
 //! Undermesh's node agent. The modules stand in the order a request passes them (ARCHITECTURE.md, "Life of a request").
 
+pub mod app;
+pub mod cli;
+
 pub mod worker;
 
 pub mod proxy;
@@ -27,6 +30,7 @@ pub mod config;
 
 // Both.
 pub mod addr;
+pub mod admin;
 pub mod drain;
 pub mod error;
 pub mod settings;

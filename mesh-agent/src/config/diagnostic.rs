@@ -85,6 +85,7 @@ codes! {
     HostNetwork = "UM0201", "a pod on the host's network cannot be in the mesh";
     PodAddressTaken = "UM0202", "two pods with one address";
     NoNetns = "UM0203", "a pod's network namespace is not known";
+    ListenUnknown = "UM0301", "--listen names a Service port that is not configured";
 }
 
 impl Diagnostic {

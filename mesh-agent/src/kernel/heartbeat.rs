@@ -33,6 +33,11 @@ impl Ticks {
         Self { workers: (0..workers).map(|_| AtomicU64::new(0)).collect(), stall }
     }
 
+    /// Counters that the workers keep themselves.
+    pub fn of(workers: Arc<[AtomicU64]>, stall: Duration) -> Self {
+        Self { workers, stall }
+    }
+
     /// Worker `index` is alive. Out-of-range indices are ignored.
     pub fn tick(&self, index: usize) {
         if let Some(worker) = self.workers.get(index) {

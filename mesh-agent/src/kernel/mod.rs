@@ -53,6 +53,8 @@ pub struct Config {
     /// Folder on bpffs for maps and links, made if missing: `<bpffs>/undermesh/<node>`.
     pub pin_dir: PathBuf,
     pub capacities: Capacities,
+    /// What connections do that the agent or the kernel cannot place.
+    pub failure: FailurePolicy,
     pub mode: Mode,
     /// Redirection between app and agent (sk_msg).
     pub sk_msg: SkMsg,
@@ -71,6 +73,7 @@ impl Config {
             agent_cgroup,
             pin_dir,
             capacities: Capacities::DEFAULT,
+            failure: FailurePolicy::Open,
             mode: Mode::Mesh,
             sk_msg: SkMsg::Auto,
             beat_max_age: Duration::from_secs(1),

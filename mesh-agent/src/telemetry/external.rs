@@ -2,22 +2,23 @@
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounterVec, Opts};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 use std::fmt;
 
 type Read = dyn Fn() -> Vec<(String, u64)> + Send + Sync;
 
-/// One counter family with one label.
+/// One family of counters or gauges with one label, or (label `""`) none.
 pub struct External {
     name: String,
     help: String,
-    label: String,
+    label: Option<String>,
+    is_gauge: bool,
     desc: Desc,
     read: Box<Read>,
 }
 
 impl External {
-    /// `read` gives label values with their totals; it is called on the thread that gathers.
+    /// Counters. `read` gives label values with their totals; it is called on the thread that gathers.
     ///
     /// # Errors
     /// `name` or `label` is not allowed by prometheus.
@@ -27,8 +28,46 @@ impl External {
         label: &str,
         read: impl Fn() -> Vec<(String, u64)> + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        let desc = Desc::new(name.to_owned(), help.to_owned(), vec![label.to_owned()], Default::default())?;
-        Ok(Self { name: name.to_owned(), help: help.to_owned(), label: label.to_owned(), desc, read: Box::new(read) })
+        Self::family(name, help, label, false, Box::new(read))
+    }
+
+    /// Gauges: values that may fall.
+    ///
+    /// # Errors
+    /// As [`External::new`].
+    pub fn gauge(
+        name: &str,
+        help: &str,
+        label: &str,
+        read: impl Fn() -> Vec<(String, u64)> + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        Self::family(name, help, label, true, Box::new(read))
+    }
+
+    fn family(name: &str, help: &str, label: &str, is_gauge: bool, read: Box<Read>) -> anyhow::Result<Self> {
+        let label = (!label.is_empty()).then(|| label.to_owned());
+        let desc = Desc::new(name.to_owned(), help.to_owned(), label.iter().cloned().collect(), Default::default())?;
+        Ok(Self { name: name.to_owned(), help: help.to_owned(), label, is_gauge, desc, read })
+    }
+
+    fn collect_as_is(&self) -> prometheus::Result<Vec<MetricFamily>> {
+        let opts = Opts::new(&self.name, &self.help);
+        let labels: Vec<&str> = self.label.iter().map(String::as_str).collect();
+        let rows = (self.read)();
+        let rows =
+            rows.iter().map(|(label, value)| (self.label.iter().map(|_| label.as_str()).collect::<Vec<_>>(), *value));
+        if self.is_gauge {
+            let family = IntGaugeVec::new(opts, &labels)?;
+            for (labels, value) in rows {
+                family.get_metric_with_label_values(&labels)?.set(i64::try_from(value).unwrap_or(i64::MAX));
+            }
+            return Ok(family.collect());
+        }
+        let family = IntCounterVec::new(opts, &labels)?;
+        for (labels, value) in rows {
+            family.get_metric_with_label_values(&labels)?.inc_by(value);
+        }
+        Ok(family.collect())
     }
 }
 
@@ -38,13 +77,8 @@ impl Collector for External {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let Ok(family) = IntCounterVec::new(Opts::new(&self.name, &self.help), &[&self.label]) else {
-            return Vec::new();
-        };
-        for (value, total) in (self.read)() {
-            family.with_label_values(&[&value]).inc_by(total);
-        }
-        family.collect()
+        // Names were checked when the description was made.
+        self.collect_as_is().unwrap_or_default()
     }
 }
 

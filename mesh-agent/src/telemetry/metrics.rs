@@ -1,10 +1,11 @@
 //! The metric families.
 
 use super::External;
+use prometheus::core::Collector;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::{Mutex, PoisonError};
 
 /// Upper bounds of latency buckets, milliseconds (Istio's, SEMANTICS §10), finer below one millisecond.
@@ -151,6 +152,21 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
+    /// What ended at each endpoint since the start, for `mesh-agent endpoints`: by (destination_service, endpoint).
+    pub fn endpoint_totals(&self) -> FxHashMap<(String, String), Totals> {
+        let mut totals: FxHashMap<_, Totals> = FxHashMap::default();
+        for metric in self.requests.collect().iter().flat_map(|family| family.get_metric()) {
+            let label = |name: &str| metric.get_label().iter().find(|l| l.name() == name).map_or("", |l| l.value());
+            let count = metric.get_counter().get_value() as u64;
+            let total =
+                totals.entry((label("destination_service").to_owned(), label("endpoint").to_owned())).or_default();
+            total.requests += count;
+            total.failures +=
+                if is_failure(label("code"), label("grpc_status"), label("response_flags")) { count } else { 0 };
+        }
+        totals
+    }
+
     pub fn trouble(&self, what: Trouble) {
         self.trouble.with_label_values(&[what.label()]).inc();
     }
@@ -181,6 +197,19 @@ impl Metrics {
     }
 }
 
+/// Requests that ended at one endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub requests: u64,
+    /// Those for which the endpoint is to blame.
+    pub failures: u64,
+}
+
+/// The endpoint is to blame: 5xx; no answer although the client waited; or gRPC INTERNAL, UNAVAILABLE, DATA_LOSS.
+fn is_failure(code: &str, grpc_status: &str, flags: &str) -> bool {
+    code.starts_with('5') || (code == "0" && flags != "DC") || matches!(grpc_status, "13" | "14" | "15")
+}
+
 /// An open client connection.
 #[derive(Debug)]
 pub struct ActiveConnection {
@@ -190,5 +219,16 @@ pub struct ActiveConnection {
 impl Drop for ActiveConnection {
     fn drop(&mut self) {
         self.gauge.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_failure;
+
+    #[test]
+    fn a_client_that_leaves_is_nobodys_failure() {
+        assert!(is_failure("503", "", "UF") && is_failure("200", "14", "-") && is_failure("0", "", "UC"));
+        assert!(!is_failure("0", "", "DC") && !is_failure("200", "5", "-") && !is_failure("404", "", "-"));
     }
 }

@@ -10,6 +10,6 @@ mod record;
 mod series;
 
 pub use external::External;
-pub use metrics::{ConnectionKind, Metrics, Trouble};
+pub use metrics::{ConnectionKind, Metrics, Totals, Trouble};
 pub use record::Record;
 pub use series::{Recorder, Series, TcpSeries};

@@ -55,6 +55,7 @@ pub struct PrefixRule {
 #[derive(Debug)]
 pub(super) struct Sync {
     mode: Mode,
+    failure: FailurePolicy,
     pods: maps::Table<u64, Pod>,
     services: maps::Table<Addr, Target>,
     prefixes: LpmTrie<MapData, PrefixData, Target>,
@@ -85,6 +86,7 @@ impl Sync {
     pub(super) fn open(config: &Config, counters: Counters) -> Result<Self, KernelError> {
         let mut sync = Self {
             mode: config.mode,
+            failure: config.failure,
             pods: maps::hash(&config.pin_dir, "PODS")?,
             services: maps::hash(&config.pin_dir, "SERVICES")?,
             prefixes: maps::trie(&config.pin_dir, "PREFIXES")?,
@@ -113,7 +115,11 @@ impl Sync {
         let mut report = SyncReport::default();
         let mut retired = Vec::new();
         for name in update.services {
-            let plans = update.snapshot.service(name).map(|service| plan::plan(service, self.mode)).unwrap_or_default();
+            let plans = update
+                .snapshot
+                .service(name)
+                .map(|service| plan::plan(service, self.mode, self.failure))
+                .unwrap_or_default();
             self.apply_service(name, plans, &mut retired, &mut report);
         }
         for set in retired {

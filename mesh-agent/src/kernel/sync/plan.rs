@@ -29,11 +29,11 @@ pub(super) enum Want {
 }
 
 /// Plans every port of a service that the kernel has to know.
-pub(super) fn plan(service: &Service, mode: Mode) -> Vec<PortPlan> {
-    service.ports.iter().filter_map(|port| plan_port(service, port, mode)).collect()
+pub(super) fn plan(service: &Service, mode: Mode, failure: FailurePolicy) -> Vec<PortPlan> {
+    service.ports.iter().filter_map(|port| plan_port(service, port, mode, failure)).collect()
 }
 
-fn plan_port(service: &Service, port: &ServicePort, mode: Mode) -> Option<PortPlan> {
+fn plan_port(service: &Service, port: &ServicePort, mode: Mode, failure: FailurePolicy) -> Option<PortPlan> {
     let by_kernel = port.protocol.is_opaque() || mode == Mode::SocketLb;
     let addrs: BTreeSet<Addr> = if service.headless {
         if by_kernel {
@@ -47,7 +47,7 @@ fn plan_port(service: &Service, port: &ServicePort, mode: Mode) -> Option<PortPl
     };
     let want = if by_kernel { endpoints(&port.endpoints) } else { Want::Agent };
     let sk_msg = !by_kernel && port.protocol.is_http2();
-    Some(PortPlan { key: port.key.clone(), addrs, want, sk_msg, failure: FailurePolicy::Open })
+    Some(PortPlan { key: port.key.clone(), addrs, want, sk_msg, failure })
 }
 
 /// Ready endpoints; draining ones only when none is ready (KEP-1669).
@@ -115,7 +115,7 @@ pub(super) mod tests {
             ("10.1.0.3:5", 1, Draining),
             ("10.1.0.4:5", 1, NotReady),
         ];
-        let plans = plan(&service(&["10.96.0.1", "fd96::1"], Protocol::Tcp, &all), Mode::Mesh);
+        let plans = plan(&service(&["10.96.0.1", "fd96::1"], Protocol::Tcp, &all), Mode::Mesh, FailurePolicy::Open);
         assert_eq!(plans.len(), 1);
         assert_eq!(plans[0].addrs, [addr("10.96.0.1:5432"), addr("[fd96::1]:5432")].into());
         assert_eq!(
@@ -125,7 +125,7 @@ pub(super) mod tests {
                 v6: vec![(addr("[fd00::1]:5"), 1)]
             }
         );
-        let none_ready = plan(&service(&["10.96.0.1"], Protocol::Tcp, &all[3..]), Mode::Mesh);
+        let none_ready = plan(&service(&["10.96.0.1"], Protocol::Tcp, &all[3..]), Mode::Mesh, FailurePolicy::Open);
         assert_eq!(none_ready[0].want, Want::Endpoint { v4: vec![(addr("10.1.0.3:5"), 1)], v6: vec![] });
     }
 
@@ -134,9 +134,9 @@ pub(super) mod tests {
         for (protocol, sk_msg) in
             [(Protocol::Grpc, true), (Protocol::Http2, true), (Protocol::Http, false), (Protocol::Detect, false)]
         {
-            let plans = plan(&service(&["10.96.0.1"], protocol, &[]), Mode::Mesh);
+            let plans = plan(&service(&["10.96.0.1"], protocol, &[]), Mode::Mesh, FailurePolicy::Open);
             assert_eq!((&plans[0].want, plans[0].sk_msg), (&Want::Agent, sk_msg), "{protocol:?}");
-            let lb = plan(&service(&["10.96.0.1"], protocol, &[]), Mode::SocketLb);
+            let lb = plan(&service(&["10.96.0.1"], protocol, &[]), Mode::SocketLb, FailurePolicy::Open);
             assert_eq!((&lb[0].want, lb[0].sk_msg), (&Want::Endpoint { v4: vec![], v6: vec![] }, false));
         }
     }
@@ -144,10 +144,10 @@ pub(super) mod tests {
     #[test]
     fn headless_is_known_by_pod_address_where_there_is_l7_work() {
         let endpoints = [("10.1.0.1:8080", 1, EndpointHealth::Ready), ("10.1.0.2:8080", 1, EndpointHealth::NotReady)];
-        let plans = plan(&service(&[], Protocol::Grpc, &endpoints), Mode::Mesh);
+        let plans = plan(&service(&[], Protocol::Grpc, &endpoints), Mode::Mesh, FailurePolicy::Open);
         assert_eq!(plans[0].addrs, [addr("10.1.0.1:8080"), addr("10.1.0.2:8080")].into());
         assert_eq!(plans[0].want, Want::Agent);
-        assert!(plan(&service(&[], Protocol::Tcp, &endpoints), Mode::Mesh).is_empty());
-        assert!(plan(&service(&[], Protocol::Grpc, &endpoints), Mode::SocketLb).is_empty());
+        assert!(plan(&service(&[], Protocol::Tcp, &endpoints), Mode::Mesh, FailurePolicy::Open).is_empty());
+        assert!(plan(&service(&[], Protocol::Grpc, &endpoints), Mode::SocketLb, FailurePolicy::Open).is_empty());
     }
 }

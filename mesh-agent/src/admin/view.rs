@@ -1,0 +1,250 @@
+//! What the admin socket answers, as plain values: the server fills them, `mesh-agent`'s subcommands print them.
+//!
+//! Invariant: a view owns everything it shows and names nothing internal, so that scripts reading `-o json` survive a
+//! change of the agent's own types. Durations say their unit in the field's name.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// `GET /status`: is this node's mesh in order, and if not, why.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub node: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    /// Stopping: no new connections are taken, the open ones are being finished.
+    pub draining: bool,
+    pub workers: usize,
+    pub config: ConfigStatus,
+    pub pods: Pods,
+    pub kernel: KernelStatus,
+    pub connections: Connections,
+    /// Listeners asked for with `--listen`.
+    pub listeners: Vec<Listener>,
+    /// `None` when switched off.
+    pub metrics_addr: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    pub sources: Vec<PathBuf>,
+    /// Grows by one with each published change; 0 before the first.
+    pub generation: u64,
+    pub services: usize,
+    pub endpoints: usize,
+    pub diagnostics: DiagnosticCounts,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiagnosticCounts {
+    pub errors: usize,
+    pub warnings: usize,
+    pub infos: usize,
+}
+
+/// Every pod the configuration places on this node is in exactly one of the lists: nothing is silent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pods {
+    pub in_mesh: Vec<String>,
+    pub outside: Vec<OutsidePod>,
+    /// Pods of other nodes that are in the mesh.
+    pub elsewhere: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OutsidePod {
+    pub pod: String,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct KernelStatus {
+    /// `full`: capture and redirection; `no-redirect`: capture over plain TCP; `none`: only `--listen` is served.
+    pub tier: String,
+    pub reason: String,
+    pub abi: u32,
+    pub sk_msg: Switch,
+    /// Age of the last beat the connect hooks saw; `None` without kernel programs or before the first.
+    pub heartbeat_age_ms: Option<u64>,
+    /// Programs of others on the hooks we use; they run before or after ours and may change the address first.
+    pub other_programs: Vec<OtherProgram>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Switch {
+    pub on: bool,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OtherProgram {
+    pub hook: String,
+    pub id: u32,
+    pub name: String,
+}
+
+/// `GET /connections`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Open now, from apps to this agent.
+    pub open: usize,
+    /// The same, one number per worker.
+    pub by_worker: Vec<usize>,
+    /// Requests (and opaque connections) under way to endpoints.
+    pub active_requests: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listener {
+    pub addr: SocketAddr,
+    /// `namespace/service:port`
+    pub target: String,
+    /// False while no such Service and port is configured: requests are answered 503 until it appears.
+    pub known: bool,
+}
+
+/// One row of `GET /services`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    pub name: String,
+    pub host: String,
+    pub addresses: Vec<String>,
+    pub headless: bool,
+    pub ports: Vec<Port>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Port {
+    pub port: u16,
+    pub name: String,
+    pub protocol: String,
+    pub policy: String,
+    pub ready: usize,
+    pub draining: usize,
+    pub not_ready: usize,
+    /// Who chooses the endpoint of a captured connection: `agent` (per request) or `kernel` (per connection).
+    pub balanced_by: String,
+}
+
+/// One row of `GET /endpoints`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// `namespace/service:port`
+    pub service: String,
+    pub addr: SocketAddr,
+    pub workload: Option<String>,
+    pub weight: u32,
+    /// What the configuration says: `ready`, `draining`, `notready`.
+    pub health: String,
+    /// Set while the agent sends it nothing because connections to it fail.
+    pub avoided: bool,
+    pub active: u64,
+    pub requests: u64,
+    pub failures: u64,
+    /// Moving average of response times; `None` before the first response.
+    pub latency_ms: Option<f64>,
+}
+
+/// One row of `GET /workloads`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Workload {
+    pub name: String,
+    /// `Deployment/reviews-v1`
+    pub owner: String,
+    pub node: String,
+    pub service_account: String,
+    pub addresses: Vec<String>,
+    /// `enrolled`, `elsewhere`, `outside`
+    pub mesh: String,
+    /// Why it is outside; empty otherwise.
+    pub reason: String,
+}
+
+/// `GET /kernel`: the programs and maps, decoded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Kernel {
+    pub status: KernelStatus,
+    /// Where the programs came from: `fresh`, `adopted`, `upgraded`, `replaced`.
+    pub adoption: String,
+    pub pods_cgroup: String,
+    pub pin_dir: String,
+    pub hooks: Vec<Hook>,
+    pub maps: Vec<Map>,
+    pub counters: Vec<Counter>,
+    pub services: Vec<KernelService>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hook {
+    pub name: String,
+    /// `attached`, `adopted`, `swapped`, `missing`
+    pub state: String,
+    /// Why it is missing; empty otherwise.
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Map {
+    pub name: String,
+    pub entries: usize,
+    /// `None` for the maps of fixed size.
+    pub capacity: Option<u32>,
+    /// Decoded entries.
+    pub rows: Vec<MapRow>,
+}
+
+/// Connections to one Service's port that the kernel placed without the agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KernelService {
+    pub service: String,
+    pub opened: u64,
+    pub closed: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub retransmits: u64,
+    pub srtt_us: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MapRow {
+    pub key: String,
+    pub value: String,
+}
+
+/// How often the hooks ended with a reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Counter {
+    pub reason: String,
+    pub count: u64,
+}
+
+/// One row of `GET /diagnostics`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Diagnostic {
+    /// `error`, `warning`, `info`
+    pub severity: String,
+    /// Stable: `UM0102`.
+    pub code: String,
+    /// `mesh.yaml:12`
+    pub file: String,
+    /// `Service default/reviews`
+    pub object: String,
+    /// `spec.ports[0].name`
+    pub field: String,
+    pub message: String,
+    pub fix: String,
+}
+
+/// Answer to `PUT /log-level` and `GET /log-level`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogLevel {
+    pub filter: String,
+}
+
+/// Body of every answer that is not 2xx: what failed, and what to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    pub error: String,
+}

@@ -1,0 +1,338 @@
+//! The control loop: configuration in, snapshot and kernel state out; questions answered in between.
+//!
+//! Invariant (make before break): pods that leave are released, then the snapshot is published, then the kernel learns
+//! of services, then pods that join are captured, each after its listeners are open.
+
+use super::metrics::{self, Gauges};
+use super::parts::{self, Captured};
+use super::pods::{Pods, log_problems};
+use super::signals::Signals;
+use super::{LogControl, Options, SkMsg, views};
+use crate::admin::{self, Answer, Ask, Asker, Question, Refusal, view};
+use crate::balance::Registry;
+use crate::config::compile::{Compiler, Settings as CompileSettings, Update};
+use crate::config::source::{FileSource, Scan, Watch};
+use crate::config::{Code, Diagnostic, Severity};
+use crate::kernel;
+use crate::snapshot::Snapshot;
+use crate::telemetry::Metrics;
+use crate::worker::{Listening, Shared, Workers};
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::sleep_until;
+
+pub(super) struct Control {
+    pub(super) options: Options,
+    log: LogControl,
+    started: Instant,
+    compiler: Compiler,
+    /// What is wrong with the files themselves; what is wrong with objects is the compiler's.
+    file_findings: Vec<Diagnostic>,
+    scans: mpsc::UnboundedReceiver<Scan>,
+    _watch: Watch,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    metrics: Arc<Metrics>,
+    gauges: Arc<Gauges>,
+    pub(super) workers: Arc<Workers>,
+    pub(super) captured: Option<Captured>,
+    pub(super) pods: Pods,
+    /// For `--listen`; closed when dropped.
+    pub(super) listening: Vec<Listening>,
+    /// Why redirection is as it is, if it was switched while running.
+    sk_msg_asked: Option<bool>,
+    asks: mpsc::Receiver<Ask>,
+    pub(super) draining: bool,
+}
+
+impl Control {
+    /// Starts every part and puts the first configuration in force.
+    pub(super) async fn start(options: Options, log: LogControl) -> Result<Self> {
+        let started = Instant::now();
+        // The socket first: it tells whether another agent is at work here.
+        let socket = admin::bind(&options.run_dir)?;
+        let metrics = Arc::new(Metrics::new()?);
+        let metrics_port = match options.metrics_addr {
+            Some(addr) => Some(TcpListener::bind(addr).await.with_context(|| {
+                format!("metrics endpoint on {addr} (another agent? give --metrics-addr, or `off`)")
+            })?),
+            None => None,
+        };
+        let kernel = options.kernel.as_ref().map(|kernel| parts::start_kernel(kernel, &options.node)).transpose()?;
+        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+        let registry = Arc::new(Registry::default());
+        let shared = Shared {
+            snapshot: Arc::clone(&snapshot),
+            registry: Arc::clone(&registry),
+            metrics: Arc::clone(&metrics),
+            settings: Arc::default(),
+        };
+        let workers = Arc::new(Workers::start(options.workers, shared).context("worker threads")?);
+        let gauges = Gauges::new(&metrics, options.workers)?;
+        if let Some(kernel) = &kernel {
+            metrics::kernel(&metrics, &kernel.counters())?;
+        }
+        let captured = kernel.map(|kernel| Captured::new(kernel, Arc::clone(&workers))).transpose()?;
+
+        let (found, mut scans) = mpsc::unbounded_channel();
+        let watch = FileSource::new(options.config.clone())
+            .watch(move |scan| drop(found.send(scan)))
+            .context("thread that watches --config")?;
+        let (asker, asks) = Asker::new();
+        tokio::spawn(admin::serve(socket, asker.clone()));
+        if let Some(port) = metrics_port {
+            tokio::spawn(admin::serve_metrics(port, asker));
+        }
+        let first = scans.recv().await.context("first look at --config")?;
+        let mut control = Self {
+            compiler: Compiler::new(CompileSettings {
+                node: options.node.as_str().into(),
+                cluster_domain: options.cluster_domain.as_str().into(),
+            }),
+            options,
+            log,
+            started,
+            file_findings: Vec::new(),
+            scans,
+            _watch: watch,
+            snapshot,
+            metrics,
+            gauges,
+            workers,
+            captured,
+            pods: Pods::default(),
+            listening: Vec::new(),
+            sk_msg_asked: None,
+            asks,
+            draining: false,
+        };
+        control.apply(first).await;
+        if let Some(captured) = &mut control.captured {
+            log_problems(&captured.kernel.sweep());
+            // Only now: what a former agent left in the maps leads to open listeners again.
+            captured.beat()?;
+        }
+        control.listen()?;
+        let took = started.elapsed();
+        tracing::info!(node = %control.options.node, workers = control.options.workers, ?took, "serving");
+        Ok(control)
+    }
+
+    /// Until a signal arrives.
+    pub(super) async fn serve(&mut self, signals: &mut Signals) {
+        loop {
+            let due = self.pods.deadline(Instant::now());
+            tokio::select! {
+                signal = signals.next() => {
+                    tracing::info!("{signal}: stopping");
+                    return;
+                }
+                Some(scan) = self.scans.recv() => self.apply(scan).await,
+                Some(ask) = self.asks.recv() => self.answer(ask),
+                () = sleep_until(due.into()), if self.captured.is_some() => self.tick().await,
+            }
+        }
+    }
+
+    /// Answers questions until `done` is: a stopping agent still says that it is stopping.
+    pub(super) async fn answer_until<T>(&mut self, done: impl Future<Output = T>) -> T {
+        tokio::pin!(done);
+        loop {
+            tokio::select! {
+                value = &mut done => return value,
+                Some(ask) = self.asks.recv() => self.answer(ask),
+            }
+        }
+    }
+
+    async fn apply(&mut self, scan: Scan) {
+        for finding in scan.diagnostics.iter().filter(|finding| !self.file_findings.contains(finding)) {
+            log(finding);
+        }
+        self.file_findings = scan.diagnostics;
+        let update = self.compiler.apply(scan.changes);
+        update.diagnostics.iter().for_each(log);
+        if update.is_change() {
+            self.publish(&update).await;
+        }
+        self.show();
+    }
+
+    async fn publish(&mut self, update: &Update) {
+        let now = Instant::now();
+        if let Some(captured) = &mut self.captured {
+            self.pods.release(&update.snapshot, captured, now);
+        }
+        self.snapshot.store(Arc::clone(&update.snapshot));
+        if let Some(captured) = &mut self.captured {
+            let report = captured.kernel.apply(&kernel::Update {
+                snapshot: &update.snapshot,
+                services: &update.touched_services,
+                workloads: &update.touched_workloads,
+            });
+            log_problems(&report);
+            self.pods.enrol(&update.snapshot, captured).await;
+        }
+        tracing::info!(
+            generation = update.snapshot.generation,
+            services = update.touched_services.len(),
+            workloads = update.touched_workloads.len(),
+            took = ?now.elapsed(),
+            "configuration in force"
+        );
+    }
+
+    async fn tick(&mut self) {
+        if let Some(captured) = &mut self.captured {
+            let snapshot = self.snapshot.load_full();
+            self.pods.tick(&snapshot, captured, Instant::now()).await;
+        }
+        self.show();
+    }
+
+    /// Opens the listeners asked for by `--listen`. A Service that is not configured yet is no error: it may come.
+    fn listen(&mut self) -> Result<()> {
+        for explicit in &self.options.listen {
+            let listener = explicit.bind().with_context(|| format!("--listen {explicit}"))?;
+            self.listening.push(self.workers.serve_explicit(listener, explicit.target.clone()));
+        }
+        self.listen_findings().iter().for_each(log);
+        Ok(())
+    }
+
+    fn listen_findings(&self) -> Vec<Diagnostic> {
+        let snapshot = self.snapshot.load();
+        let unknown = self.options.listen.iter().filter(|explicit| snapshot.port(&explicit.target).is_none());
+        let finding = |explicit: &super::Explicit| {
+            let message =
+                format!("--listen {explicit}: no such Service and port is configured; requests are answered 503");
+            let fix = "add the Service, or correct NAMESPACE/SERVICE:PORT; `mesh-agent services` lists what there is";
+            Diagnostic::warning(Code::ListenUnknown, message).fix(fix)
+        };
+        unknown.map(finding).collect()
+    }
+
+    fn findings(&self) -> Vec<Diagnostic> {
+        let files = self.file_findings.iter().chain(self.compiler.diagnostics()).cloned();
+        files.chain(self.listen_findings()).collect()
+    }
+
+    fn show(&self) {
+        let snapshot = self.snapshot.load();
+        self.gauges.configured(snapshot.generation, views::counts(self.findings().iter()));
+        let pods = views::pods(&snapshot, &self.options.node, self.watched_pods());
+        self.gauges.pods(pods.in_mesh.len(), pods.outside.len());
+    }
+
+    fn watched_pods(&self) -> Option<&Pods> {
+        self.captured.as_ref().map(|_| &self.pods)
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        let answer = self.answer_to(ask.question);
+        // Whoever asked may have gone away.
+        let _ = ask.reply.send(answer);
+    }
+
+    fn answer_to(&mut self, question: Question) -> Result<Answer, Refusal> {
+        let snapshot = self.snapshot.load_full();
+        match question {
+            Question::Status => Answer::json(&self.status(&snapshot)),
+            Question::Endpoints => Answer::json(&views::endpoints(&snapshot, &self.workers, &self.metrics)),
+            Question::Services => Answer::json(&views::services(&snapshot, self.captured.is_some())),
+            Question::Workloads => Answer::json(&views::workloads(&snapshot, self.watched_pods())),
+            Question::Kernel => self.kernel(),
+            Question::Snapshot => Answer::json(&views::snapshot(&snapshot)),
+            Question::Diagnostics => Answer::json(&views::diagnostics(self.findings().iter())),
+            Question::Connections => Answer::json(&views::connections(&self.workers)),
+            Question::LogLevel => Answer::json(&view::LogLevel { filter: self.log.filter() }),
+            Question::SetLogLevel(filter) => {
+                self.log.set(&filter).map_err(Refusal::Invalid)?;
+                tracing::info!(%filter, "log filter changed");
+                Answer::json(&view::LogLevel { filter })
+            }
+            Question::SetSkMsg(on) => self.set_sk_msg(on),
+            Question::Metrics => Ok(Answer::Metrics(self.metrics.gather_text())),
+        }
+    }
+
+    fn status(&self, snapshot: &Snapshot) -> view::Status {
+        let endpoints = snapshot.services().flat_map(|s| &s.ports).map(|port| port.endpoints.endpoints.len());
+        let listeners = self.options.listen.iter().map(|explicit| view::Listener {
+            addr: explicit.addr,
+            target: explicit.target.to_string(),
+            known: snapshot.port(&explicit.target).is_some(),
+        });
+        view::Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            node: self.options.node.clone(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            draining: self.draining,
+            workers: self.options.workers,
+            config: view::ConfigStatus {
+                sources: self.options.config.clone(),
+                generation: snapshot.generation,
+                services: snapshot.services().count(),
+                endpoints: endpoints.sum(),
+                diagnostics: views::counts(self.findings().iter()),
+            },
+            pods: views::pods(snapshot, &self.options.node, self.watched_pods()),
+            kernel: match &self.captured {
+                None => views::no_kernel(),
+                Some(captured) => {
+                    let status = captured.kernel.status();
+                    views::kernel_status(&status, self.sk_msg(&status))
+                }
+            },
+            connections: views::connections(&self.workers),
+            listeners: listeners.collect(),
+            metrics_addr: self.options.metrics_addr,
+        }
+    }
+
+    fn kernel(&self) -> Result<Answer, Refusal> {
+        let Some(captured) = &self.captured else {
+            return Answer::json(&view::Kernel { status: views::no_kernel(), ..view::Kernel::default() });
+        };
+        let sk_msg = self.sk_msg(&captured.kernel.status());
+        let kernel = views::kernel(&captured.kernel, sk_msg).map_err(|error| Refusal::Failed(error.to_string()))?;
+        Answer::json(&kernel)
+    }
+
+    fn sk_msg(&self, status: &kernel::Status) -> view::Switch {
+        let reason = match (self.sk_msg_asked, &self.options.kernel) {
+            (Some(_), _) => "switched while running".to_owned(),
+            (None, Some(options)) if options.sk_msg == SkMsg::Off => "--sk-msg off".to_owned(),
+            _ => status.self_test.detail.clone(),
+        };
+        view::Switch { on: status.sk_msg, reason }
+    }
+
+    fn set_sk_msg(&mut self, on: bool) -> Result<Answer, Refusal> {
+        let Some(captured) = &mut self.captured else {
+            return Err(Refusal::Unavailable(views::NO_KERNEL.into()));
+        };
+        captured.kernel.set_sk_msg(on).map_err(|error| Refusal::Failed(error.to_string()))?;
+        let status = captured.kernel.status();
+        if on && !status.sk_msg {
+            return Err(Refusal::Unavailable(
+                "the sk_msg program is not attached here: see `mesh-agent kernel`".into(),
+            ));
+        }
+        self.sk_msg_asked = Some(on);
+        tracing::info!(on, "socket redirection switched");
+        Answer::json(&self.sk_msg(&status))
+    }
+}
+
+fn log(finding: &Diagnostic) {
+    match finding.severity {
+        Severity::Error => tracing::error!("{finding}"),
+        Severity::Warning => tracing::warn!("{finding}"),
+        Severity::Info => tracing::info!("{finding}"),
+    }
+}

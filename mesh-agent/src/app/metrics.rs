@@ -1,0 +1,137 @@
+//! Metrics of the agent itself and of the kernel half, beside those of requests.
+
+use crate::admin::view;
+use crate::kernel::Counters;
+use crate::telemetry::{External, Metrics};
+use anyhow::Result;
+use mesh_common::Reason;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Services whose kernel statistics get series of their own, busiest first; the others are one sum, `overflow`.
+const KERNEL_SERVICES: usize = 200;
+
+/// Values the control thread sets and a scrape reads.
+#[derive(Debug, Default)]
+pub(super) struct Gauges {
+    generation: AtomicU64,
+    diagnostics: [AtomicU64; 3],
+    pods: [AtomicU64; 2],
+}
+
+impl Gauges {
+    /// Makes the gauges and shows them in `metrics`.
+    pub(super) fn new(metrics: &Metrics, workers: usize) -> Result<Arc<Self>> {
+        let gauges = Arc::new(Self::default());
+        let version = env!("CARGO_PKG_VERSION");
+        metrics.register(External::gauge(
+            "undermesh_build_info",
+            "The agent's version; always 1",
+            "version",
+            move || vec![(version.to_owned(), 1)],
+        )?)?;
+        metrics.register(External::gauge("undermesh_workers", "Worker threads", "", move || {
+            vec![(String::new(), workers as u64)]
+        })?)?;
+        let shown = Arc::clone(&gauges);
+        metrics.register(External::gauge(
+            "undermesh_config_generation",
+            "Configuration in force; grows by one with each published change",
+            "",
+            move || vec![(String::new(), shown.generation.load(Relaxed))],
+        )?)?;
+        let shown = Arc::clone(&gauges);
+        metrics.register(External::gauge(
+            "undermesh_config_diagnostics",
+            "Findings about the configuration in force",
+            "severity",
+            move || pairs(["error", "warning", "info"], &shown.diagnostics),
+        )?)?;
+        let shown = Arc::clone(&gauges);
+        metrics.register(External::gauge(
+            "undermesh_pods",
+            "Pods of this node, by whether they are in the mesh",
+            "mesh",
+            move || pairs(["in", "outside"], &shown.pods),
+        )?)?;
+        Ok(gauges)
+    }
+
+    pub(super) fn configured(&self, generation: u64, found: view::DiagnosticCounts) {
+        self.generation.store(generation, Relaxed);
+        store(&self.diagnostics, [found.errors, found.warnings, found.infos]);
+    }
+
+    pub(super) fn pods(&self, inside: usize, outside: usize) {
+        store(&self.pods, [inside, outside]);
+    }
+}
+
+/// Shows the kernel's counters in `metrics`.
+pub(super) fn kernel(metrics: &Metrics, counters: &Counters) -> Result<()> {
+    let events = counters.clone();
+    metrics.register(External::new(
+        "undermesh_kernel_events_total",
+        "How often the kernel programs ended with a reason",
+        "reason",
+        move || {
+            let events = events.read().into_iter().filter(|(reason, _)| !is_bytes(*reason));
+            events.map(|(reason, count)| (reason.label().to_owned(), count)).collect()
+        },
+    )?)?;
+    for (name, reason) in [
+        ("undermesh_kernel_redirected_bytes_total", Reason::RedirectedBytes),
+        ("undermesh_kernel_passed_bytes_total", Reason::OverTcpBytes),
+    ] {
+        let counters = counters.clone();
+        let read = move || vec![(String::new(), counters.get(reason))];
+        metrics.register(External::new(name, reason.doc(), "", read)?)?;
+    }
+    let flows = counters.clone();
+    metrics.register(External::gauge("undermesh_kernel_flows", "Captured connections open now", "", move || {
+        vec![(String::new(), flows.open_flows())]
+    })?)?;
+    services(metrics, counters)
+}
+
+/// Two of the counters count bytes: they are metrics of their own.
+fn is_bytes(reason: Reason) -> bool {
+    matches!(reason, Reason::RedirectedBytes | Reason::OverTcpBytes)
+}
+
+/// Connections that the kernel placed on an endpoint itself, by service.
+fn services(metrics: &Metrics, counters: &Counters) -> Result<()> {
+    use crate::kernel::ServiceCounters as S;
+    type Field = fn(&S) -> u64;
+    let families: [(&str, &str, Field); 4] = [
+        ("undermesh_kernel_connections_opened_total", "Connections the kernel placed itself", |s| s.opened),
+        ("undermesh_kernel_connections_closed_total", "Those of them that have ended", |s| s.closed),
+        ("undermesh_kernel_sent_bytes_total", "Bytes from pods on ended connections of these", |s| s.bytes_sent),
+        ("undermesh_kernel_received_bytes_total", "Bytes to pods on ended connections of these", |s| s.bytes_received),
+    ];
+    for (name, help, field) in families {
+        let counters = counters.clone();
+        let read = move || {
+            let mut all = counters.services();
+            all.sort_by(|a, b| b.opened.cmp(&a.opened).then_with(|| a.service.cmp(&b.service)));
+            let rest = all.split_off(all.len().min(KERNEL_SERVICES));
+            let mut rows: Vec<_> = all.iter().map(|s| (s.service.clone(), field(s))).collect();
+            if !rest.is_empty() {
+                rows.push(("overflow".to_owned(), rest.iter().map(field).sum()));
+            }
+            rows
+        };
+        metrics.register(External::new(name, help, "service", read)?)?;
+    }
+    Ok(())
+}
+
+fn pairs<const N: usize>(names: [&str; N], values: &[AtomicU64; N]) -> Vec<(String, u64)> {
+    names.into_iter().zip(values).map(|(name, value)| (name.to_owned(), value.load(Relaxed))).collect()
+}
+
+fn store<const N: usize>(gauges: &[AtomicU64; N], values: [usize; N]) {
+    for (gauge, value) in gauges.iter().zip(values) {
+        gauge.store(value as u64, Relaxed);
+    }
+}

@@ -1,0 +1,121 @@
+//! Starts the kernel half and everything that captured pods need.
+
+use super::{FailurePolicy, KernelOptions, SkMsg};
+use crate::kernel::{self, Family, FlowTable, Heartbeat, Keeper, Kernel, Netns, Ticks};
+use crate::listen::Pod;
+use crate::snapshot::Workload;
+use crate::worker::{Listening, Workers};
+use anyhow::{Context, Result};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Label on a pod that opts it in to socket redirection for all its captured connections, whatever their protocol.
+const SK_MSG_LABEL: &str = "undermesh.dev/sk-msg";
+
+/// A worker that has not ticked for this long is hung: the heart stops, and new connections follow their failure policy.
+pub(super) const STALL: Duration = Duration::from_millis(700);
+
+/// What capturing pods takes; absent with `--no-kernel`.
+pub(super) struct Captured {
+    pub(super) kernel: Kernel,
+    flows: FlowTable,
+    keeper: Keeper,
+    workers: Arc<Workers>,
+    /// Beating while this is there.
+    heartbeat: Option<Heartbeat>,
+}
+
+impl Captured {
+    /// # Errors
+    /// When the keeper's thread cannot be started.
+    pub(super) fn new(kernel: Kernel, workers: Arc<Workers>) -> Result<Self> {
+        let keeper = Keeper::start().context("keeper thread")?;
+        Ok(Self { flows: kernel.flows(), kernel, keeper, workers, heartbeat: None })
+    }
+
+    /// Opens the agent's listeners in a pod's network namespace and serves them until the handle is dropped.
+    pub(super) async fn open(
+        &self,
+        workload: &Arc<Workload>,
+        netns: &std::path::Path,
+    ) -> Result<(Netns, Listening), kernel::KeeperError> {
+        // One listener per address is enough: an accepted connection goes to the least busy worker.
+        let opened = self.keeper.open_listeners(netns, 1, super::BACKLOG).await?;
+        if let Some(error) = &opened.v6_missing {
+            tracing::debug!(pod = %workload.key, %error, "no IPv6 in this pod");
+        }
+        let netns = opened.netns;
+        let listeners = opened.v4.into_iter().chain(opened.v6).collect();
+        Ok((netns.clone(), self.workers.serve_captured(listeners, Arc::new(self.pod(Arc::clone(workload), netns)))))
+    }
+
+    /// What `listen` and `connect` need to know of a pod, without knowing the kernel half.
+    fn pod(&self, workload: Arc<Workload>, netns: Netns) -> Pod {
+        let (flows, keeper, cookie) = (self.flows.clone(), self.keeper.clone(), netns.cookie());
+        Pod {
+            workload,
+            cookie: cookie.0,
+            find_flow: Arc::new(move |client, listener| Some(flows.lookup(cookie, client, listener)?.orig)),
+            open_socket: Arc::new(move |v6| {
+                let (keeper, netns) = (keeper.clone(), netns.clone());
+                let family = if v6 { Family::V6 } else { Family::V4 };
+                Box::pin(async move { keeper.open_socket(&netns, family).await.map_err(io::Error::other) })
+            }),
+        }
+    }
+
+    pub(super) fn sk_msg_wanted(&self, workload: &Workload) -> bool {
+        workload.labels.get(SK_MSG_LABEL).is_some_and(|value| matches!(&**value, "on" | "true" | "enabled"))
+    }
+
+    /// Lets the connect hooks believe in this agent. Call it when the pods' listeners are open.
+    pub(super) fn beat(&mut self) -> Result<()> {
+        if self.heartbeat.is_none() {
+            let ticks = Ticks::of(self.workers.ticks(), STALL);
+            self.heartbeat = Some(self.kernel.heartbeat(ticks).context("heartbeat")?);
+        }
+        Ok(())
+    }
+}
+
+/// Loads or adopts the programs.
+pub(super) fn start_kernel(options: &KernelOptions, node: &str) -> Result<Kernel> {
+    let config = kernel_config(options, node).context("kernel half (--no-kernel does without)")?;
+    let place = format!("hooks on {}, pins in {}", config.pods_cgroup.display(), config.pin_dir.display());
+    let kernel = Kernel::start(config).context("kernel half (--no-kernel does without)")?;
+    tracing::info!("kernel half ready: {place}");
+    Ok(kernel)
+}
+
+fn kernel_config(options: &KernelOptions, node: &str) -> Result<kernel::Config> {
+    let pods_cgroup = match &options.pods_cgroup {
+        Some(path) => path.clone(),
+        None => kernel::cgroup2()?,
+    };
+    let pin_dir = match &options.pin_dir {
+        Some(path) => path.clone(),
+        None => default_pin_dir(node)?,
+    };
+    let mut config = kernel::Config::new(pods_cgroup, kernel::own_cgroup()?, pin_dir);
+    config.capacities.flows = options.capacities.flows;
+    config.capacities.services = options.capacities.services;
+    config.capacities.endpoints = options.capacities.endpoints;
+    config.capacities.pods = options.capacities.pods;
+    config.capacities.socks = options.capacities.flows.saturating_mul(2);
+    config.sk_msg = match options.sk_msg {
+        SkMsg::Auto => kernel::SkMsg::Auto,
+        SkMsg::Off => kernel::SkMsg::Off,
+    };
+    config.failure = match options.failure_policy {
+        FailurePolicy::Open => kernel::FailurePolicy::Open,
+        FailurePolicy::Closed => kernel::FailurePolicy::Closed,
+    };
+    Ok(config)
+}
+
+/// `<bpffs>/undermesh/<node>`; a dot cannot be pinned, so `n1.example` becomes `n1_example`.
+fn default_pin_dir(node: &str) -> Result<PathBuf> {
+    Ok(kernel::bpffs()?.join("undermesh").join(node.replace('.', "_")))
+}

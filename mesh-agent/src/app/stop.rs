@@ -1,0 +1,56 @@
+//! Stopping: pods out of the mesh, clients told to go away, open requests finished, the kernel left as asked.
+
+use super::Stop;
+use super::control::Control;
+use super::pods::LINGER;
+use super::signals::Signals;
+use crate::admin::SOCKET_NAME;
+use crate::kernel;
+use anyhow::{Context, Result};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::time::sleep;
+
+impl Control {
+    /// Ends the agent: bounded by `--drain-timeout`, at once on a second signal.
+    ///
+    /// # Errors
+    /// When the kernel state cannot be removed as `--remove-on-exit` asked.
+    pub(super) async fn stop(mut self, signals: &mut Signals) -> Result<()> {
+        self.draining = true;
+        if let Some(captured) = &mut self.captured
+            && self.options.stop != Stop::Handover
+        {
+            self.pods.release_all(captured, Instant::now());
+            // Connections that were on their way get in before the listeners close.
+            self.answer_until(sleep(LINGER)).await;
+        }
+        self.pods.close();
+        self.listening.clear();
+        let (workers, limit) = (Arc::clone(&self.workers), self.options.drain_timeout);
+        let drained = async {
+            tokio::select! {
+                drained = workers.drain(limit) => if drained { "all connections are done" } else { "--drain-timeout is over" },
+                signal = signals.next() => signal,
+            }
+        };
+        let why = self.answer_until(drained).await;
+        let left: usize = self.workers.connections().iter().sum();
+        tracing::info!(left, "stopped: {why}");
+        // The socket goes before the kernel state: whoever waits for the socket to vanish finds the rest done soon.
+        let _ = std::fs::remove_file(self.options.run_dir.join(SOCKET_NAME));
+        self.leave_kernel()
+    }
+
+    fn leave_kernel(self) -> Result<()> {
+        let Some(captured) = self.captured else { return Ok(()) };
+        let pin_dir = captured.kernel.config().pin_dir.clone();
+        // The heart stops before the programs go.
+        drop(captured);
+        match self.options.stop {
+            Stop::Release | Stop::Handover => Ok(()),
+            Stop::Remove => kernel::uninstall(&pin_dir)
+                .with_context(|| format!("removing the kernel state in {}", pin_dir.display())),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! `mesh-agent`'s command line: one file per subcommand.
+//!
+//! `run` is the agent; the others ask a running one over its socket and print. Exit codes are part of the interface:
+//! 0 done, 1 failed, 2 wrong usage, 3 no agent to ask.
+
+mod client;
+mod diagnostics;
+mod endpoints;
+mod kernel;
+mod log_level;
+mod output;
+mod run;
+mod services;
+mod status;
+mod table;
+mod version;
+mod workloads;
+
+pub use client::ClientError;
+pub use output::Format;
+pub use run::RunArgs;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use client::Client;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Undermesh's node agent: balances each request of this node's pods, without sidecars.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-agent", version, max_term_width = 110, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(flatten)]
+    pub place: Place,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  mesh-agent run --config ./mesh.d                    serve this node's pods from a folder of Kubernetes YAML
+  mesh-agent run --config ./mesh.d --no-kernel \\
+      --listen 127.0.0.1:8080=default/reviews:9080    no eBPF: balance what is sent to one address
+  mesh-agent status                                   is the mesh in order, and if not, why
+  mesh-agent endpoints default/reviews                who answers, how fast, how many requests are with them now
+  mesh-agent services -o json | jq '.[].name'         every answer as JSON or YAML
+  mesh-agent log-level 'info,mesh_agent::connect=debug'
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no agent to ask.";
+
+/// Where the agent is, for those that ask it; where it shall be, for `run`.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// The agent's directory; its admin socket is <DIR>/agent.sock
+    #[arg(long, global = true, env = "UNDERMESH_RUN_DIR", value_name = "DIR", default_value = "/run/undermesh")]
+    pub run_dir: PathBuf,
+    /// The admin socket, if it is elsewhere (not for `run`)
+    #[arg(long, global = true, env = "UNDERMESH_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// How to print the answer
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent of this node until SIGTERM or SIGINT
+    Run(Box<RunArgs>),
+    /// Is the mesh in order on this node, and if not, why
+    Status,
+    /// Endpoints of all services, or of one: health, load, latency, failures
+    Endpoints(endpoints::EndpointsArgs),
+    /// Services: addresses, ports, protocols, who balances them
+    Services,
+    /// Pods: in the mesh, served elsewhere, or outside and why
+    Workloads,
+    /// eBPF programs, maps (decoded) and counters; switch socket redirection
+    Kernel(kernel::KernelArgs),
+    /// What is wrong with the configuration: file, object, field, fix
+    Diagnostics,
+    /// Show or change what the agent logs, while it runs
+    LogLevel(log_level::LogLevelArgs),
+    /// Print versions: of this program and of the running agent
+    Version,
+}
+
+/// The whole program. Usage errors end it with code 2 (clap's own).
+pub fn main() -> ExitCode {
+    let Cli { place, command } = Cli::parse();
+    match dispatch(&place, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&format!("error: {error:#}"));
+            let unreachable = matches!(error.downcast_ref(), Some(ClientError::Unreachable { .. }));
+            ExitCode::from(if unreachable { 3 } else { 1 })
+        }
+    }
+}
+
+fn dispatch(place: &Place, command: Command) -> Result<()> {
+    let client = Client::new(&place.socket());
+    match command {
+        Command::Run(args) => run::run(&place.run_dir, *args),
+        Command::Status => status::run(&client, place.output),
+        Command::Endpoints(args) => endpoints::run(&client, place.output, &args),
+        Command::Services => services::run(&client, place.output),
+        Command::Workloads => workloads::run(&client, place.output),
+        Command::Kernel(args) => kernel::run(&client, place.output, &args),
+        Command::Diagnostics => diagnostics::run(&client, place.output),
+        Command::LogLevel(args) => log_level::run(&client, place.output, &args),
+        Command::Version => version::run(&client, place.output),
+    }
+}
+
+impl Place {
+    fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| self.run_dir.join(crate::admin::SOCKET_NAME))
+    }
+}
+
+#[cfg(test)]
+mod tests;

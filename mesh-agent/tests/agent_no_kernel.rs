@@ -1,0 +1,174 @@
+//! The whole agent without its kernel half: the real binary, real files, real sockets on loopback.
+//!
+//! One client connection to an explicit listener, its requests spread over endpoints; configuration changed, broken and
+//! mended while it runs; the command line asking it; SIGTERM.
+
+#[path = "agent/mod.rs"]
+mod agent;
+
+use agent::{Agent, Client, Endpoints, slice, stays, until};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+const SERVICE: &str = r#"
+apiVersion: v1
+kind: Service
+metadata:
+  name: web
+  namespace: shop
+  annotations: { undermesh.dev/load-balancer: round-robin }
+spec:
+  clusterIP: 10.96.0.10
+  ports:
+    - { name: grpc, port: 80, targetPort: 8080 }
+"#;
+
+#[tokio::test]
+async fn requests_of_one_connection_spread_evenly_and_follow_the_files() {
+    let endpoints = Endpoints::start(3).await;
+    let agent = Agent::start(&[("service.yaml", SERVICE), ("slice.yaml", &slice(&endpoints.addrs()[..2]))]).await;
+    let mut client = Client::connect(agent.listener).await;
+
+    let seen = client.calls(100).await;
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(seen.values().all(|count| *count == 50), "round robin is exact: {seen:?}");
+
+    // A third endpoint appears in the file: the same connection finds it within a second.
+    let changed = Instant::now();
+    agent.write("slice.yaml", &slice(&endpoints.addrs()));
+    let third = endpoints.addrs()[2].to_string();
+    let mut calls = 0;
+    while client.call().await.1 != third {
+        calls += 1;
+        assert!(changed.elapsed() < Duration::from_secs(1), "not in force after {calls} calls");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    // One is taken out: not a request fails and none goes there once the change is in force.
+    agent.write("slice.yaml", &slice(&endpoints.addrs()[1..]));
+    let gone = endpoints.addrs()[0].to_string();
+    until("the change is in force", || {
+        let services = agent.json(&["endpoints"]);
+        services.as_array().is_some_and(|rows| rows.len() == 2)
+    })
+    .await;
+    let seen = client.calls(60).await;
+    assert!(!seen.contains_key(&gone) && seen.values().all(|count| *count == 30), "{seen:?}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn broken_yaml_is_named_and_hurts_nobody() {
+    let endpoints = Endpoints::start(2).await;
+    let agent = Agent::start(&[("service.yaml", SERVICE), ("slice.yaml", &slice(&endpoints.addrs()))]).await;
+    let mut client = Client::connect(agent.listener).await;
+    assert_eq!(client.calls(10).await.len(), 2);
+
+    let errors = |agent: &Agent| {
+        let status = agent.json(&["status"]);
+        status["config"]["diagnostics"]["errors"].as_u64().expect("a count")
+    };
+    assert_eq!(errors(&agent), 0);
+    agent.write("slice.yaml", "kind: EndpointSlice\n  this: [is not: yaml\n");
+    until("the error is found", || errors(&agent) > 0).await;
+    let findings = agent.json(&["diagnostics"]);
+    let finding = &findings[0];
+    assert!(finding["file"].as_str().is_some_and(|file| file.contains("slice.yaml")), "{finding}");
+    assert!(finding["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{finding}");
+    stays(Duration::from_millis(300), async || client.calls(10).await.len() == 2).await;
+
+    agent.write("slice.yaml", &slice(&endpoints.addrs()));
+    until("the error is gone", || errors(&agent) == 0).await;
+    assert_eq!(client.calls(10).await.len(), 2);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_unknown_service_answers_unavailable_until_it_is_configured() {
+    let endpoints = Endpoints::start(1).await;
+    let agent = Agent::start(&[("other.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n")]).await;
+    assert_eq!(agent.json(&["status"])["listeners"][0]["known"], false);
+    let warned = agent.json(&["diagnostics"]).to_string();
+    assert!(warned.contains("shop/web:80") && warned.contains("--listen"), "{warned}");
+
+    agent.write("slice.yaml", &slice(&endpoints.addrs()));
+    agent.write("service.yaml", SERVICE);
+    until("the service is known", || agent.json(&["status"])["listeners"][0]["known"] == true).await;
+    let mut client = Client::connect(agent.listener).await;
+    assert_eq!(client.call().await.0, 200);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_command_line_asks_and_sets() {
+    let endpoints = Endpoints::start(2).await;
+    let agent = Agent::start(&[("service.yaml", SERVICE), ("slice.yaml", &slice(&endpoints.addrs()))]).await;
+    let mut client = Client::connect(agent.listener).await;
+    client.calls(20).await;
+
+    let status = agent.json(&["status"]);
+    assert_eq!(status["node"], "test-node");
+    assert_eq!((&status["kernel"]["tier"], &status["draining"]), (&Value::from("none"), &Value::from(false)));
+    assert!(status["config"]["generation"].as_u64() >= Some(1), "{status}");
+    assert_eq!(status["connections"]["open"], 1, "{status}");
+
+    let rows = agent.json(&["endpoints", "shop/web"]);
+    let requests: Vec<u64> = rows.as_array().expect("rows").iter().filter_map(|row| row["requests"].as_u64()).collect();
+    assert_eq!(requests, [10, 10], "{rows}");
+
+    let services = agent.json(&["services"]);
+    assert_eq!(
+        (&services[0]["name"], &services[0]["ports"][0]["ready"]),
+        (&"shop/web".into(), &2.into()),
+        "{services}"
+    );
+    let table = agent.cli(&["services"]);
+    assert!(table.stdout.contains("shop/web") && table.stdout.contains("10.96.0.10"), "{}", table.stdout);
+    assert!(!table.stdout.contains('\u{1b}'), "no colour into a pipe");
+
+    assert_eq!(agent.cli(&["log-level", "debug"]).stdout.trim(), "debug");
+    assert_eq!(agent.json(&["log-level"])["filter"], "debug");
+    let refused = agent.cli(&["log-level", "mesh_agent=loud"]);
+    assert_eq!((refused.code, refused.stderr.contains("loud")), (Some(1), true), "{}", refused.stderr);
+    let refused = agent.cli(&["kernel", "--sk-msg", "on"]);
+    assert_eq!((refused.code, refused.stderr.contains("--no-kernel")), (Some(1), true), "{}", refused.stderr);
+    let yaml = agent.cli(&["version", "-o", "yaml"]).stdout;
+    assert!(yaml.contains("agent: 0."), "{yaml}");
+    assert_eq!(agent.cli(&["endpoints", "shop/none"]).code, Some(1));
+    assert_eq!(agent.cli(&["no-such-command"]).code, Some(2));
+
+    let metrics = agent.metrics().await;
+    for needle in ["undermesh_config_generation", "undermesh_workers 2", "undermesh_requests_total"] {
+        assert!(metrics.contains(needle), "{needle} in\n{metrics}");
+    }
+    let place = agent.place();
+    agent.stop().await;
+    let gone = agent::cli(&place, &["status"]);
+    assert_eq!((gone.code, gone.stderr.contains("cannot reach the agent")), (Some(3), true), "{}", gone.stderr);
+}
+
+#[tokio::test]
+async fn sigterm_lets_open_requests_finish_and_takes_no_new_ones() {
+    let endpoints = Endpoints::slow(1, Duration::from_millis(600)).await;
+    let agent = Agent::start(&[("service.yaml", SERVICE), ("slice.yaml", &slice(&endpoints.addrs()))]).await;
+    let mut client = Client::connect(agent.listener).await;
+    let open = client.begin().await;
+    // It has reached the endpoint.
+    until("the endpoint has the request", || endpoints.received() == 1).await;
+    agent.signal("TERM");
+    until("the listener is closed", || std::net::TcpStream::connect(agent.listener).is_err()).await;
+    assert_eq!(open.await.expect("answered").0, 200, "the open request is answered");
+    assert!(agent.exited().await.success());
+}
+
+#[tokio::test]
+async fn a_second_agent_is_refused_and_a_killed_one_replaced() {
+    let agent = Agent::start(&[("service.yaml", SERVICE)]).await;
+    let second = agent.run_again();
+    assert_eq!(second.code, Some(1));
+    assert!(second.stderr.contains("another agent answers"), "{}", second.stderr);
+    let begun = Instant::now();
+    let agent = agent.kill_and_restart().await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    agent.stop().await;
+}
