@@ -68,6 +68,9 @@ pub enum UpstreamError {
     Closed,
     #[error("protocol error")]
     Protocol,
+    /// The client ended the request before it was complete.
+    #[error("downstream remote disconnect")]
+    Aborted,
     /// More bytes are held for stalled readers than `Settings::stalled_bytes`.
     #[error("stalled reader")]
     Stalled,
@@ -228,6 +231,7 @@ impl Failure {
                     false,
                     INTERNAL_ERROR,
                 ),
+                UpstreamError::Aborted => Self::ClientGone.answer(),
                 UpstreamError::Stalled => of(
                     S::SERVICE_UNAVAILABLE,
                     Flag::UO,

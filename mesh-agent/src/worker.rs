@@ -123,7 +123,7 @@ impl Workers {
         self.listen(vec![listener], &Origin::Explicit(port))
     }
 
-    /// Serves listeners inside a pod's network namespace.
+    /// Serves listeners inside a pod's network namespace (`kernel::PodListeners`, `v4` and `v6` together).
     pub fn serve_captured(&self, listeners: Vec<TcpListener>, pod: Arc<Pod>) -> Listening {
         self.listen(listeners, &Origin::Captured(pod))
     }

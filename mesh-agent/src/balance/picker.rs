@@ -65,7 +65,9 @@ impl Picker {
     /// one that works. `None` where there is no endpoint at all.
     pub fn pick(&self, tried: &[EndpointAddr], now: Nanos, rng: &mut Rng) -> Option<Chosen> {
         let cursor = match self.policy {
-            Policy::RoundRobin => self.cursor.fetch_add(1, Relaxed),
+            // A second attempt takes no turn: with two endpoints each call would begin at the same one.
+            Policy::RoundRobin if tried.is_empty() => self.cursor.fetch_add(1, Relaxed),
+            Policy::RoundRobin => self.cursor.load(Relaxed),
             Policy::LeastRequest | Policy::PeakEwma | Policy::Random => 0,
         };
         let preferred = self.candidates.choose(self.policy, cursor, now, rng)?;

@@ -97,6 +97,8 @@ impl Pools {
                 let idle = Rc::clone(self.http1.borrow_mut().entry((source, to)).or_default());
                 if let Ok(sender) = http1::connect(stream).await {
                     idle.put(sender);
+                    // The connection's own task must run once before it is ready.
+                    tokio::task::yield_now().await;
                 }
             }
             Wire::Http2 => {

@@ -12,9 +12,6 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// How long a connection may take from the end of a response to being ready for the next request.
-const SETTLE: Duration = Duration::from_secs(1);
-
 /// A connection ready for a request.
 #[derive(Debug)]
 pub struct Sender {
@@ -88,21 +85,18 @@ impl Sender {
 }
 
 impl Idle {
-    /// A connection that was alive when last looked at.
+    /// A connection that is alive and ready now. One whose last exchange is just settling stays for the next request.
     pub fn take(&self) -> Option<Sender> {
         let mut senders = self.senders.borrow_mut();
-        while let Some((sender, _)) = senders.pop() {
-            if sender.send.is_ready() {
-                return Some(sender);
-            }
-        }
-        None
+        senders.retain(|(sender, _)| !sender.send.is_closed());
+        let ready = senders.iter().rposition(|(sender, _)| sender.send.is_ready())?;
+        Some(senders.remove(ready).0)
     }
 
     /// Closes what has been idle for too long; says whether any is left.
     pub fn sweep(&self, now: Nanos, longest: Duration) -> bool {
         let mut senders = self.senders.borrow_mut();
-        senders.retain(|(sender, since)| sender.send.is_ready() && now.since(*since) < longest);
+        senders.retain(|(sender, since)| !sender.send.is_closed() && now.since(*since) < longest);
         !senders.is_empty()
     }
 
@@ -112,23 +106,10 @@ impl Idle {
 }
 
 impl Lease {
-    /// Called at the end of a response, from the task that reads it.
-    pub(super) fn give_back(mut self) {
-        if self.sender.send.is_ready() {
-            if let Some(idle) = self.idle.upgrade() {
-                idle.put(self.sender);
-            }
-            return;
+    /// Called at the end of a response.
+    pub(super) fn give_back(self) {
+        if let Some(idle) = self.idle.upgrade() {
+            idle.put(self.sender);
         }
-        if self.sender.send.is_closed() {
-            return;
-        }
-        tokio::task::spawn_local(async move {
-            if let Ok(Ok(())) = tokio::time::timeout(SETTLE, self.sender.send.ready()).await
-                && let Some(idle) = self.idle.upgrade()
-            {
-                idle.put(self.sender);
-            }
-        });
     }
 }

@@ -38,9 +38,7 @@ impl RecvBody {
         loop {
             return Poll::Ready(match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
                 None => {
-                    if let Some(lease) = self.lease.take() {
-                        lease.give_back();
-                    }
+                    self.give_back();
                     None
                 }
                 Some(Err(error)) => Some(Err(body_error(&error))),
@@ -57,12 +55,27 @@ impl RecvBody {
     }
 
     pub(crate) fn is_end(&self) -> bool {
-        // A lease must see the end of the body itself.
-        self.lease.is_none() && self.incoming.is_end_stream()
+        self.incoming.is_end_stream()
     }
 
     pub(crate) fn size_hint(&self) -> http_body::SizeHint {
         self.incoming.size_hint()
+    }
+
+    fn give_back(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl Drop for RecvBody {
+    /// Whoever knows the length asks no further after the last byte: the exchange is complete all the same. Dropped
+    /// before, it takes its connection along.
+    fn drop(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.give_back();
+        }
     }
 }
 
@@ -98,7 +111,14 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
 }
 
 fn body_error(error: &hyper::Error) -> UpstreamError {
-    if error.is_parse() { UpstreamError::Protocol } else { UpstreamError::Closed }
+    if error.is_parse() {
+        UpstreamError::Protocol
+    } else if error.is_user() {
+        // The request's body failed: hyper counts it as its user's error.
+        UpstreamError::Aborted
+    } else {
+        UpstreamError::Closed
+    }
 }
 
 #[cfg(test)]

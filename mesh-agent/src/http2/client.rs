@@ -165,7 +165,7 @@ impl Call {
             match result {
                 // The response says why, or it is complete already (RFC 9113 §8.1).
                 Ok(()) | Err(PumpError::Sink) => {}
-                Err(PumpError::Source(error)) => return Poll::Ready(Err(error)),
+                Err(PumpError::Source(_)) => return Poll::Ready(Err(UpstreamError::Aborted)),
                 Err(PumpError::Stalled) => return Poll::Ready(Err(UpstreamError::Stalled)),
             }
         }
