@@ -37,10 +37,9 @@ pub async fn serve(accepted: Accepted, ctx: Rc<Ctx>) {
     let Accepted { stream, wants, source, guard, client: _ } = accepted;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let conn = Rc::new(Conn { ctx, source, wants });
-    let target = match conn.ctx.destinations.target(&conn.wants) {
-        Ok(target) => target,
+    let Ok(target) = conn.ctx.destinations.target(&conn.wants) else {
         // The port of an explicit listener was removed: say so where HTTP is spoken, which the first bytes tell.
-        Err(_) => return Box::pin(conn.serve_declared_http(stream, None)).await,
+        return Box::pin(conn.serve_declared_http(stream, None)).await;
     };
     match target.protocol {
         Protocol::Tcp | Protocol::Tls => Box::pin(opaque::serve(&conn, &target, stream, Bytes::new(), None)).await,

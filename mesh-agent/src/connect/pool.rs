@@ -33,11 +33,14 @@ pub struct Pools {
 /// Source (its netns cookie; 0 for the agent's own) and endpoint.
 type Key = (u64, EndpointAddr);
 
+/// `None` until the attempt has ended.
+type Connecting = watch::Receiver<Option<Result<(), ConnectError>>>;
+
 #[derive(Debug, Default)]
 struct Http2Pool {
     connections: RefCell<Vec<Rc<http2::Connection>>>,
     /// A connection being made: everybody who needs one waits for this one.
-    connecting: RefCell<Option<watch::Receiver<Option<Result<(), ConnectError>>>>>,
+    connecting: RefCell<Option<Connecting>>,
 }
 
 impl Pools {
@@ -138,7 +141,7 @@ impl Pools {
         pool: &Rc<Http2Pool>,
         dialer: &Dialer,
         to: EndpointAddr,
-    ) -> Result<watch::Receiver<Option<Result<(), ConnectError>>>, ConnectError> {
+    ) -> Result<Connecting, ConnectError> {
         if let Some(running) = &*pool.connecting.borrow() {
             return Ok(running.clone());
         }

@@ -93,7 +93,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     if let Some(named) = headers.get(CONNECTION).cloned() {
         for name in named.to_str().unwrap_or_default().split(',') {
             let name = name.trim();
-            if !(keep_upgrade && name.eq_ignore_ascii_case("upgrade")) && !name.eq_ignore_ascii_case("te") {
+            let kept = keep_upgrade && name.eq_ignore_ascii_case("upgrade");
+            if !kept && !name.eq_ignore_ascii_case("te") {
                 headers.remove(name);
             }
         }

@@ -11,7 +11,7 @@ mod server;
 
 pub use client::{Call, Connection, connect};
 pub use ledger::Ledger;
-pub use server::{Responder, Server};
+pub use server::{Exchange, Responder, Server};
 
 use crate::body::{Body, Chunk};
 use crate::error::UpstreamError;

@@ -39,10 +39,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
     }
 
     /// The next request; `None` when the connection ended. Must be polled for streams to make progress.
-    pub fn poll_accept(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<(Request<Body>, Responder), UpstreamError>>> {
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Exchange, UpstreamError>>> {
         self.connection.poll_accept(cx).map(|next| {
             Some(next?.map_err(|error| upstream_error(&error)).map(|(request, send)| {
                 let request = request
@@ -57,6 +54,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
         self.connection.graceful_shutdown();
     }
 }
+
+/// A request and the way to answer it.
+pub type Exchange = (Request<Body>, Responder);
 
 /// Answers one request.
 #[derive(Debug)]

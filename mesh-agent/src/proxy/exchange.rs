@@ -27,7 +27,7 @@ pub(super) type Inform = Option<Box<dyn FnMut(Response<()>)>>;
 struct Failed {
     failure: Failure,
     /// `None` where the request is not in our hands any more.
-    again: Option<Request<Body>>,
+    again: Option<Box<Request<Body>>>,
 }
 
 /// From a request to its response, whoever makes it.
@@ -81,7 +81,7 @@ pub(super) async fn exchange(conn: Rc<Conn>, mut request: Request<Body>, mut inf
         drop(active);
         tried.push(endpoint);
         let retry = failed.failure.answer().retryable && tried.len() <= ctx.settings.max_retries as usize;
-        let again = failed.again.filter(|_| retry).and_then(rewound);
+        let again = failed.again.filter(|_| retry).and_then(|again| rewound(*again));
         match again {
             Some(again) => {
                 ctx.recorder.metrics().retried();
@@ -178,7 +178,7 @@ async fn attempt_http2(
     let connected = conn.ctx.pools.http2(conn.source.cookie, &conn.source.dialer, endpoint).await;
     let connection = match connected {
         Ok(connection) => connection,
-        Err(error) => return Err(Failed { failure: error.into(), again: Some(request) }),
+        Err(error) => return Err(Failed { failure: error.into(), again: Some(Box::new(request)) }),
     };
     let (parts, body) = request.into_parts();
     let head = match http2_head(&parts) {
@@ -188,7 +188,7 @@ async fn attempt_http2(
     let mut call = match connection.send(head, body) {
         Ok(call) => call,
         Err((error, body)) => {
-            return Err(Failed { failure: error.into(), again: Some(Request::from_parts(parts, body)) });
+            return Err(Failed { failure: error.into(), again: Some(Box::new(Request::from_parts(parts, body))) });
         }
     };
     drop(connection);
@@ -202,7 +202,7 @@ async fn attempt_http2(
     .await;
     response.map_err(|error| {
         let again = Request::from_parts(parts, call.into_request_body());
-        Failed { failure: error.into(), again: Some(again) }
+        Failed { failure: error.into(), again: Some(Box::new(again)) }
     })
 }
 
@@ -214,7 +214,7 @@ async fn attempt_http1(
     let connected = conn.ctx.pools.http1(conn.source.cookie, &conn.source.dialer, endpoint).await;
     let (sender, idle) = match connected {
         Ok(both) => both,
-        Err(error) => return Err(Failed { failure: error.into(), again: Some(request) }),
+        Err(error) => return Err(Failed { failure: error.into(), again: Some(Box::new(request)) }),
     };
     let upgrade = http1::wants_upgrade(&request).then(|| http1::Upgrade::of_request(&mut request));
     http1::strip_hop_by_hop(request.headers_mut(), upgrade.is_some());
@@ -222,7 +222,7 @@ async fn attempt_http1(
     *request.version_mut() = Version::HTTP_11;
     let mut response = match sender.send(request, &idle).await {
         Ok(response) => response,
-        Err((error, again)) => return Err(Failed { failure: error.into(), again }),
+        Err((error, again)) => return Err(Failed { failure: error.into(), again: again.map(Box::new) }),
     };
     let endpoint_side = http1::Upgrade::of_response(&mut response, &method);
     let switched = endpoint_side.is_some();
