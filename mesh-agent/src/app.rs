@@ -13,6 +13,7 @@ mod metrics;
 mod options;
 mod parts;
 mod pods;
+mod selftest;
 mod signals;
 mod stop;
 mod views;

@@ -7,13 +7,13 @@ use super::metrics::{self, Gauges};
 use super::parts::{self, Captured};
 use super::pods::{Pods, log_problems};
 use super::signals::Signals;
-use super::{LogControl, Options, SkMsg, views};
+use super::{LogControl, Options, SkMsg, selftest, views};
 use crate::admin::{self, Answer, Ask, Asker, Question, Refusal, view};
 use crate::balance::Registry;
 use crate::config::compile::{Compiler, Settings as CompileSettings, Update};
 use crate::config::source::{FileSource, Scan, Watch};
 use crate::config::{Code, Diagnostic, Severity};
-use crate::kernel;
+use crate::kernel::{self, SelfTest};
 use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
 use crate::worker::{Listening, Shared, Workers};
@@ -44,6 +44,7 @@ pub(super) struct Control {
     pub(super) listening: Vec<Listening>,
     /// Why redirection is as it is, if it was switched while running.
     sk_msg_asked: Option<bool>,
+    self_test: Option<mpsc::Receiver<SelfTest>>,
     asks: mpsc::Receiver<Ask>,
     pub(super) draining: bool,
 }
@@ -106,6 +107,7 @@ impl Control {
             pods: Pods::default(),
             listening: Vec::new(),
             sk_msg_asked: None,
+            self_test: None,
             asks,
             draining: false,
         };
@@ -116,6 +118,11 @@ impl Control {
             captured.beat()?;
         }
         control.listen()?;
+        if let Some(captured) = &mut control.captured
+            && control.options.kernel.as_ref().is_some_and(|kernel| kernel.sk_msg == SkMsg::Auto)
+        {
+            control.self_test = Some(selftest::start(&mut captured.kernel, &control.options.run_dir));
+        }
         let took = started.elapsed();
         tracing::info!(node = %control.options.node, workers = control.options.workers, ?took, "serving");
         Ok(control)
@@ -132,6 +139,10 @@ impl Control {
                 }
                 Some(scan) = self.scans.recv() => self.apply(scan).await,
                 Some(ask) = self.asks.recv() => self.answer(ask),
+                Some(outcome) = outcome(&mut self.self_test) => {
+                    self.self_test = None;
+                    self.tested(outcome);
+                }
                 () = sleep_until(due.into()), if self.captured.is_some() => self.tick().await,
             }
         }
@@ -183,6 +194,13 @@ impl Control {
             took = ?now.elapsed(),
             "configuration in force"
         );
+    }
+
+    /// The self-test is done. A switch thrown meanwhile by hand counts more.
+    fn tested(&mut self, outcome: SelfTest) {
+        if let (Some(captured), None) = (&mut self.captured, self.sk_msg_asked) {
+            selftest::apply(&mut captured.kernel, outcome);
+        }
     }
 
     async fn tick(&mut self) {
@@ -326,6 +344,14 @@ impl Control {
         self.sk_msg_asked = Some(on);
         tracing::info!(on, "socket redirection switched");
         Answer::json(&self.sk_msg(&status))
+    }
+}
+
+/// Waits for ever where no test is under way.
+async fn outcome(of: &mut Option<mpsc::Receiver<SelfTest>>) -> Option<SelfTest> {
+    match of {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -105,7 +105,7 @@ fn kernel_config(options: &KernelOptions, node: &str) -> Result<kernel::Config> 
     config.capacities.pods = options.capacities.pods;
     config.capacities.socks = options.capacities.flows.saturating_mul(2);
     config.sk_msg = match options.sk_msg {
-        SkMsg::Auto => kernel::SkMsg::Auto,
+        SkMsg::Auto => kernel::SkMsg::Later,
         SkMsg::Off => kernel::SkMsg::Off,
     };
     config.failure = match options.failure_policy {

@@ -96,8 +96,10 @@ pub enum Mode {
 /// Whether flows may be redirected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SkMsg {
-    /// On if the self-test passes on this kernel.
+    /// On if the self-test passes on this kernel; it runs first.
     Auto,
+    /// Off until [`Kernel::tested`] is told what [`SelfTest::run`] found, so that serving need not wait for the test.
+    Later,
     On,
     Off,
 }
@@ -123,6 +125,7 @@ impl Kernel {
         let self_test = match config.sk_msg {
             SkMsg::Auto => selftest::run(&config),
             SkMsg::On => SelfTest::forced(true),
+            SkMsg::Later => SelfTest::pending(),
             SkMsg::Off => SelfTest::forced(false),
         };
         let agent_cgroup = mounts::cgroup_id(&config.agent_cgroup)?;
@@ -189,6 +192,12 @@ impl Kernel {
     /// Switches redirection at run time. Flows already redirected fall back to TCP at their next message.
     pub fn set_sk_msg(&mut self, on: bool) -> Result<(), KernelError> {
         self.control.set_sk_msg(on && self.loaded.can_redirect())
+    }
+
+    /// Switches redirection as a self-test says.
+    pub fn tested(&mut self, self_test: SelfTest) -> Result<(), KernelError> {
+        self.self_test = self_test;
+        self.set_sk_msg(self.self_test.passed())
     }
 
     pub fn status(&self) -> Status {

@@ -12,14 +12,14 @@ use super::{Config, Kernel, KernelError, NetnsCookie, SkMsg, Ticks, load, mounts
 use checks::Checked;
 use mesh_common::Addr;
 use mesh_common::maps::{TARGET_SK_MSG, Target, Verdict};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 /// Whether redirection may be used, and why not.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SelfTest {
     pub passed: bool,
     /// What was checked, what failed, or who decided without a test.
@@ -29,6 +29,15 @@ pub struct SelfTest {
 }
 
 impl SelfTest {
+    /// Runs it; blocks for 100 to 200 ms, longer on a loaded machine.
+    pub fn run(config: &Config) -> Self {
+        run(config)
+    }
+
+    pub(super) fn pending() -> Self {
+        Self { passed: false, detail: "the self-test is still running".into(), limits: Vec::new() }
+    }
+
     pub(super) fn forced(on: bool) -> Self {
         Self {
             passed: on,
