@@ -135,7 +135,7 @@ fn a_changed_set_is_in_force_at_the_next_connect_and_nothing_fails() {
     let vip: SocketAddr = "10.96.0.20:5432".parse().unwrap();
     for server in [&a, &b] {
         let server = server.try_clone().unwrap();
-        std::thread::spawn(move || server.incoming().for_each(drop));
+        std::thread::spawn(move || server.incoming().for_each(drop)); // Ends with the process.
     }
     // 500 connects while the set changes some hundred times.
     let failures = std::thread::scope(|scope| {

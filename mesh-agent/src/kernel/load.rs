@@ -12,6 +12,7 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkM
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use mesh_common::ABI_VERSION;
 use mesh_common::maps::Control;
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -77,7 +78,8 @@ impl Loaded {
 
 /// Loads or adopts.
 pub(super) fn load(config: &Config) -> Result<Loaded, KernelError> {
-    let object = digest(OBJECT);
+    let bytes = object_bytes(config)?;
+    let object = digest(&bytes);
     for folder in [maps::folder(&config.pin_dir), links(&config.pin_dir)] {
         fs::create_dir_all(&folder).map_err(|source| KernelError::PinDir { path: folder, source })?;
     }
@@ -88,7 +90,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, KernelError> {
         return load(config).map(|loaded| Loaded { adoption, ..loaded });
     }
     // Attach-time facts of a former process are only good for the same object in the same cgroups.
-    let mut attacher = Attacher { config, same: adoption == Adoption::Adopted, programs: None };
+    let mut attacher = Attacher { config, bytes: &bytes, same: adoption == Adoption::Adopted, programs: None };
     if !attacher.same {
         attacher.programs()?;
     }
@@ -135,17 +137,30 @@ fn former(pin_dir: &Path, object: [u8; 32]) -> Adoption {
     let control = maps::array::<Control>(pin_dir, "CONTROL")
         .and_then(|map| map.get(&0, 0).map_err(|source| KernelError::Map { name: "CONTROL", source }));
     match control {
-        Ok(control) if control.abi != ABI_VERSION => {
-            Adoption::Replaced { why: format!("its ABI version is {}, ours is {ABI_VERSION}", control.abi) }
-        }
-        Ok(control) if control.object == object => Adoption::Adopted,
-        Ok(_) => Adoption::Upgraded,
+        Ok(control) => judge(&control, object),
         Err(error) => Adoption::Replaced { why: error.to_string() },
+    }
+}
+
+fn judge(control: &Control, object: [u8; 32]) -> Adoption {
+    if control.abi != ABI_VERSION {
+        return Adoption::Replaced { why: format!("its ABI version is {}, ours is {ABI_VERSION}", control.abi) };
+    }
+    if control.object == object { Adoption::Adopted } else { Adoption::Upgraded }
+}
+
+fn object_bytes(config: &Config) -> Result<Cow<'static, [u8]>, KernelError> {
+    match &config.object {
+        None => Ok(Cow::Borrowed(OBJECT)),
+        Some(path) => fs::read(path)
+            .map(Cow::Owned)
+            .map_err(|e| KernelError::Hook { hook: "all", why: format!("cannot read object {}: {e}", path.display()) }),
     }
 }
 
 struct Attacher<'a> {
     config: &'a Config,
+    bytes: &'a [u8],
     /// The programs behind the pinned links are ours.
     same: bool,
     programs: Option<Ebpf>,
@@ -240,13 +255,13 @@ impl Attacher<'_> {
     /// The object with its maps made or reused, pinned by name.
     fn programs(&mut self) -> Result<&mut Ebpf, KernelError> {
         if self.programs.is_none() {
-            self.programs = Some(open_object(self.config)?);
+            self.programs = Some(open_object(self.config, self.bytes)?);
         }
         self.programs.as_mut().ok_or_else(|| KernelError::Hook { hook: "all", why: "object not loaded".into() })
     }
 }
 
-fn open_object(config: &Config) -> Result<Ebpf, KernelError> {
+fn open_object(config: &Config, bytes: &[u8]) -> Result<Ebpf, KernelError> {
     let capacities = config.capacities;
     let mut loader = EbpfLoader::new();
     let log = if config.debug { VerifierLogLevel::VERBOSE } else { VerifierLogLevel::default() };
@@ -267,7 +282,7 @@ fn open_object(config: &Config) -> Result<Ebpf, KernelError> {
     ] {
         loader.map_max_entries(name, entries);
     }
-    Ok(loader.load(OBJECT)?)
+    Ok(loader.load(bytes)?)
 }
 
 /// Programs shared by two hooks are loaded once.
@@ -281,7 +296,12 @@ fn once<P>(program: &mut P, load: fn(&mut P) -> Result<(), ProgramError>) -> Res
 fn remove_pins(pin_dir: &Path) -> Result<(), KernelError> {
     // Links first, connect hooks foremost: nothing may be rewritten once the rest is gone.
     for hook in HOOKS.iter().rev() {
-        remove(&links(pin_dir).join(hook.name))?;
+        let pin = links(pin_dir).join(hook.name);
+        if let Ok(link) = sys::object(&pin) {
+            // An error means that its cgroup is gone, and the link with it.
+            let _ = sys::detach_link(&link);
+        }
+        remove(&pin)?;
     }
     for name in maps::NAMES {
         remove(&maps::folder(pin_dir).join(name))?;
@@ -328,4 +348,33 @@ fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_former_process_is_judged_by_abi_then_by_object() {
+        let object = digest(b"ours");
+        let control = Control { abi: ABI_VERSION, object, ..Control::default() };
+        assert_eq!(judge(&control, object), Adoption::Adopted);
+        assert_eq!(judge(&Control { object: digest(b"theirs"), ..control }, object), Adoption::Upgraded);
+        let other_abi = judge(&Control { abi: ABI_VERSION + 1, ..control }, object);
+        assert!(matches!(other_abi, Adoption::Replaced { why } if why.contains("ABI")));
+    }
+
+    #[test]
+    fn every_map_has_a_pin_and_every_hook_a_program() {
+        let object = aya_obj::Object::parse(OBJECT).unwrap();
+        let mut maps: Vec<&str> = object.maps.keys().map(String::as_str).filter(|name| *name != "AYA_LOGS").collect();
+        maps.retain(|name| !name.starts_with('.'));
+        maps.sort_unstable();
+        let mut known = maps::NAMES.to_vec();
+        known.sort_unstable();
+        assert_eq!(maps, known);
+        for hook in HOOKS {
+            assert!(object.programs.contains_key(hook.program), "{}", hook.program);
+        }
+    }
 }

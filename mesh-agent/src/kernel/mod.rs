@@ -50,11 +50,13 @@ pub struct Config {
     pub pods_cgroup: PathBuf,
     /// cgroup2 folder of the agent itself: its connections are left alone. May be inside `pods_cgroup`.
     pub agent_cgroup: PathBuf,
-    /// Folder on bpffs for maps and links, made if missing: `<bpffs>/undermesh/<node>`.
+    /// Folder on bpffs for maps and links, made if missing: `<bpffs>/undermesh/<node>`. bpffs takes no dots in names.
     pub pin_dir: PathBuf,
     pub capacities: Capacities,
     /// What connections do that the agent or the kernel cannot place.
     pub failure: FailurePolicy,
+    /// Another build of the programs instead of the embedded one: for trying out changes and upgrades.
+    pub object: Option<PathBuf>,
     pub mode: Mode,
     /// Redirection between app and agent (sk_msg).
     pub sk_msg: SkMsg,
@@ -67,13 +69,19 @@ pub struct Config {
 }
 
 impl Config {
+    /// Defaults for the rest. Dots in the last part of `pin_dir` (node names have them) become underscores.
     pub fn new(pods_cgroup: PathBuf, agent_cgroup: PathBuf, pin_dir: PathBuf) -> Self {
+        let pin_dir = match pin_dir.file_name() {
+            Some(name) => pin_dir.with_file_name(name.to_string_lossy().replace('.', "_")),
+            None => pin_dir,
+        };
         Self {
             pods_cgroup,
             agent_cgroup,
             pin_dir,
             capacities: Capacities::DEFAULT,
             failure: FailurePolicy::Open,
+            object: None,
             mode: Mode::Mesh,
             sk_msg: SkMsg::Auto,
             beat_max_age: Duration::from_secs(1),
@@ -128,7 +136,11 @@ impl Kernel {
             SkMsg::Later => SelfTest::pending(),
             SkMsg::Off => SelfTest::forced(false),
         };
-        let agent_cgroup = mounts::cgroup_id(&config.agent_cgroup)?;
+        // A node-wide load balancer leaves nobody out.
+        let agent_cgroup = match config.mode {
+            Mode::Mesh => mounts::cgroup_id(&config.agent_cgroup)?,
+            Mode::SocketLb => 0,
+        };
         Self::start_with(config, self_test, agent_cgroup)
     }
 

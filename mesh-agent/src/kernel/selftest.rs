@@ -89,6 +89,7 @@ fn scratch(config: &Config) -> Result<Config, KernelError> {
     let mut scratch = Config::new(own.clone(), own, pin_dir);
     scratch.capacities = capacities;
     scratch.sk_msg = SkMsg::On;
+    scratch.object = config.object.clone();
     // A loaded machine must not fail the test by a late beat.
     scratch.beat_max_age = Duration::from_secs(10);
     Ok(scratch)

@@ -26,6 +26,7 @@ const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 
 /// What a cgroup link is attached to.
@@ -61,6 +62,15 @@ pub(super) fn update_link(link: &impl AsFd, program: &impl AsFd) -> io::Result<(
     }
     let mut attr = Attr { link_fd: raw(link), new_prog_fd: raw(program), flags: 0, old_prog_fd: 0 };
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Detaches a link now; dropping its last reference would do it a moment later.
+pub(super) fn detach_link(link: &impl AsFd) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link_fd: u32,
+    }
+    bpf(BPF_LINK_DETACH, &mut Attr { link_fd: raw(link) }).map(drop)
 }
 
 /// Attaches a program to a sock map; it replaces the former one and stays while the map lives.

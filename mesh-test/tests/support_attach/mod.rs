@@ -198,7 +198,10 @@ impl Pod {
     /// A listener that is no agent: an endpoint.
     pub fn endpoint(&self, at: &str) -> TcpListener {
         let at: SocketAddr = at.parse().unwrap();
-        self.run(|| TcpListener::bind(at).unwrap())
+        let listener = self.run(|| TcpListener::bind(at).unwrap());
+        // A connection that went elsewhere fails the test instead of hanging it: accept() obeys SO_RCVTIMEO.
+        socket2::SockRef::from(&listener).set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        listener
     }
 
     /// What the agent accepts within a second.
