@@ -39,6 +39,10 @@ fn opened(ctx: &SockOpsContext) {
         return;
     }
     let key = key(ctx);
+    if !control().is_some_and(|c| c.flags & CONTROL_SK_MSG != 0) {
+        // Decided here, once: the flow's entry says what holds.
+        orig.flags &= !ORIG_SK_MSG;
+    }
     if orig.flags & ORIG_AGENT != 0 {
         // SAFETY: the helper has no preconditions.
         let flow = Flow { orig: *orig, opened_ns: unsafe { bpf_ktime_get_ns() }, ..Flow::default() };
@@ -56,7 +60,8 @@ fn opened(ctx: &SockOpsContext) {
     }
     orig.flags |= ORIG_OPEN;
     // Without the flag the entry would stay until the agent sweeps it; the kernel knows the flag since 4.16.
-    let _ = ctx.set_cb_flags(STATE_FLAG);
+    // Others' wishes for this socket stay.
+    let _ = ctx.set_cb_flags(ctx.cb_flags() as i32 | STATE_FLAG);
     let orig = *orig;
     event(|| Event { kind: EventKind::Opened as u32, reason: opened_reason(&orig).index(), ..about(&key, &orig) });
 }

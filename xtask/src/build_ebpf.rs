@@ -29,7 +29,7 @@ pub(crate) struct Args {
 /// Rebuilds the object in place, or with `--check` fails if it is not what its source says.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let tools = Tools::new(&args.toolchain)?;
-    let library = tools.library(args.rust_src.as_deref())?;
+    let library = tools.library(args.rust_src.as_deref())?.canonicalize()?;
     tools.linker()?;
     tools.core(&library)?;
     let built = fs::read(tools.object()?).context("the built object")?;
@@ -141,7 +141,9 @@ impl Tools {
                 .args(["-Csymbol-mangling-version=v0", "-Zforce-unstable-if-unmarked", "--cap-lints", "allow"])
                 .arg(format!("--remap-path-prefix={}=/rust/library", library.display()))
                 .args([&format!("-Cmetadata={metadata}"), "-Cextra-filename=-mesh", "--out-dir"])
-                .arg(&out);
+                .arg(&out)
+                // The working folder is written into the debug information.
+                .current_dir("/");
             rustc
         };
         let mut core = compile("core", "mesh-core");
