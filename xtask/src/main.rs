@@ -2,6 +2,7 @@
 
 mod build_ebpf;
 mod doctor;
+mod run;
 mod sh;
 mod test;
 mod tidy;
@@ -21,6 +22,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Show the product on this machine: pods, an agent per node, a story; flags are `mesh-lab run`'s
+    Run(run::Args),
     /// Say what this machine lacks, and the command that fixes it
     Doctor(doctor::Args),
     /// Pass every test: static checks, unit, scripted peers, attach, node, interop, bench smoke
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         return if help.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     };
     let done = match task {
+        Task::Run(args) => run::run(&args),
         Task::Doctor(args) => doctor::run(&args),
         Task::Test(args) => test::run(&args),
         Task::BuildEbpf(args) => build_ebpf::run(&args),

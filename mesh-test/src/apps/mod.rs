@@ -9,6 +9,7 @@ pub mod call;
 pub mod dial;
 pub mod echo;
 pub mod event;
+pub mod faulty;
 pub mod grpc;
 pub mod listen;
 pub mod load;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use mesh_test::apps::event::{Event, emit};
-use mesh_test::apps::{api, call, echo, load, pingpong};
+use mesh_test::apps::{api, call, echo, faulty, load, pingpong};
 
 /// Apps that run in the lab's pods. They write JSON lines to stdout and leave on SIGTERM.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum App {
     Load(load::LoadArgs),
     /// One call; exit code 1 if it fails.
     Call(load::client::CallArgs),
+    /// An endpoint that misbehaves on purpose.
+    Faulty(faulty::FaultyArgs),
 }
 
 // One thread: an app of the lab must not take the cores that it shares with the mesh.
@@ -37,6 +39,7 @@ async fn main() -> ExitCode {
         App::Echo(args) => echo::run(args).await.map(|()| true),
         App::Load(args) => load::run(args).await.map(|()| true),
         App::Call(args) => call::run(args).await,
+        App::Faulty(args) => faulty::run(args).await.map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -51,7 +51,6 @@ pub fn join_pod(node: &Netns, pod: &Netns, ports: &Ports<'_>) -> Result<()> {
 
 /// The pod's side: `eth0` with its addresses, default routes through the node.
 pub fn configure_pod(ns: &Netns, node: u8, inner: &str, ips: PodIps) -> Result<()> {
-    ns.run(no_waiting_addresses)??;
     session(ns, async |handle| {
         up(handle, "lo").await?;
         let at = index(handle, inner).await?;
@@ -91,6 +90,8 @@ pub fn set_up_fabric(fabric: &Netns, nodes: &[(u8, Netns)]) -> Result<()> {
 }
 
 fn join(outer_ns: &Netns, bridge: &str, inner_ns: &Netns, ports: &Ports<'_>) -> Result<()> {
+    // Before the link comes: it takes its settings from the namespace's defaults when it arrives.
+    inner_ns.run(no_waiting_addresses)??;
     let inner_fd = inner_ns.open()?;
     session(outer_ns, async |handle| {
         handle

@@ -1,0 +1,141 @@
+//! What happens when something dies: the agent, an endpoint, a part of the configuration.
+
+mod support_node;
+
+use mesh_test::lab::finish_load;
+use std::time::{Duration, Instant};
+use support_node::{assert_even, eventually, pingpong, settled};
+
+const TCP_ECHO: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: tcp-echo, namespace: pingpong}
+spec:
+  selector: {app: tcp-echo}
+  ports: [{name: tcp, port: 9000}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: tcp-echo, namespace: pingpong}
+spec:
+  replicas: 2
+  template:
+    metadata: {labels: {app: tcp-echo}}
+    spec:
+      containers: [{name: echo, ports: [{name: tcp, containerPort: 9000}]}]
+";
+
+#[test]
+fn a_killed_agent_fails_open_and_its_successor_adopts() {
+    let (lab, client) = pingpong(2);
+    lab.apply_yaml(TCP_ECHO).unwrap();
+    settled(&lab, "pingpong/tcp-echo:9000", 2);
+    let mut opaque = client.start_load(&["--target", "tcp-echo:9000", "--kind", "tcp", "--rate", "100"]).unwrap();
+    let mut grpc = client.start_load(&["--target", "ws002-pingpong:9000", "--rate", "200"]).unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(lab.agent(0).counter("to_endpoint").unwrap() >= 1, "opaque TCP is placed by the kernel");
+
+    lab.agent(0).kill9();
+    let killed = Instant::now();
+    let mut direct = None;
+    while killed.elapsed() < Duration::from_secs(3) && direct.is_none() {
+        let outcome = client.call(&["--target", "ws002-pingpong:9000", "--timeout-ms", "1500"]).unwrap();
+        assert!(outcome.elapsed_us < 1_900_000, "nothing hangs: {outcome:?}");
+        direct = outcome.ok.then(|| killed.elapsed());
+    }
+    let direct = direct.expect("new connections go direct while the agent is dead");
+    println!("direct {} ms after kill -9", direct.as_millis());
+    assert!(direct < Duration::from_millis(1500), "{direct:?}");
+
+    let serving = lab.agent(0).restart().unwrap();
+    println!("the successor served {} ms after its start", serving.as_millis());
+    assert_eq!(lab.agent(0).ask(&["kernel"]).unwrap()["adoption"], "adopted");
+    let agent = lab.agent(0);
+    agent.await_enrolled("pingpong", "client", true).unwrap();
+    settled(&lab, "pingpong/ws002-pingpong:9000", 2);
+    assert_even(&client.load(&["--target", "ws002-pingpong:9000", "--count", "100"]).unwrap(), 2);
+
+    let opaque = finish_load(&mut opaque).unwrap();
+    assert_eq!((opaque.failed, opaque.connections_opened), (0, 1), "the opaque flow noticed nothing: {opaque:?}");
+    let grpc = finish_load(&mut grpc).unwrap();
+    assert!(grpc.ok > 100, "the client came back by itself: {grpc:?}");
+    lab.finish().unwrap();
+}
+
+#[test]
+fn a_replica_killed_under_load_costs_at_most_what_it_was_doing() {
+    let (lab, client) = pingpong(3);
+    let mut load = client.start_load(&["--target", "ws002-pingpong:9000", "--rate", "300"]).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    lab.pods_of("pingpong", "ws002-pingpong")[0].crash().unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let report = finish_load(&mut load).unwrap();
+    assert!(report.ok > 400 && report.failed <= 1, "{report:?}");
+    assert_eq!(report.connections_opened, 1, "the client's connection is the agent's, not the replica's: {report:?}");
+    lab.finish().unwrap();
+}
+
+#[test]
+fn endpoints_that_refuse_reset_close_or_swallow_are_worked_around() {
+    let (lab, client) = pingpong(2);
+    for (fault, allowed) in [("refuse", 0), ("reset", 60), ("close", 60), ("blackhole", 20)] {
+        let bad = lab
+            .pod(&format!("bad-{fault}"))
+            .namespace("pingpong")
+            .label("app", "ws002-pingpong")
+            .unprobed_port("grpc", 9000)
+            .app(&["faulty", "--port", "9000", fault])
+            .start()
+            .unwrap();
+        settled(&lab, "pingpong/ws002-pingpong:9000", 3);
+        let args = ["--target", "ws002-pingpong:9000", "--count", "120", "--rate", "100", "--timeout-ms", "3000"];
+        let report = client.load(&args).unwrap();
+        println!("{fault}: {} ok, {} failed {:?}", report.ok, report.failed, report.errors);
+        assert!(report.failed <= allowed && report.ok >= 60, "{fault}: {report:?}");
+        assert!(report.replicas.len() >= 2, "{fault}: the others take over: {report:?}");
+        bad.delete().unwrap();
+        settled(&lab, "pingpong/ws002-pingpong:9000", 2);
+    }
+    lab.finish().unwrap();
+}
+
+#[test]
+fn a_broken_file_is_named_and_everything_else_goes_on() {
+    let (lab, client) = pingpong(2);
+    let broken = lab.config_dir().join("broken.yaml");
+    std::fs::write(&broken, "kind: Service\nmetadata: {name: [\n").unwrap();
+    let named = || {
+        let found = lab.agent(0).ask(&["diagnostics"]).unwrap_or_default().to_string();
+        found.contains("broken.yaml")
+    };
+    assert!(eventually(Duration::from_secs(3), named), "diagnostics name the file");
+    assert_even(&client.load(&["--target", "ws002-pingpong:9000", "--count", "100"]).unwrap(), 2);
+    lab.scale("pingpong", "ws002-pingpong", 3).unwrap();
+    settled(&lab, "pingpong/ws002-pingpong:9000", 3);
+    std::fs::remove_file(&broken).unwrap();
+    assert!(eventually(Duration::from_secs(3), || !named()), "a repaired folder has no diagnostic");
+    lab.finish().unwrap();
+}
+
+#[test]
+fn removal_leaves_no_trace_and_connections_go_on() {
+    let (lab, client) = {
+        let lab = mesh_test::lab::Lab::builder().agent_args(&["--remove-on-exit"]).start().unwrap();
+        lab.label_namespace("pingpong", "istio-injection", Some("enabled")).unwrap();
+        lab.apply_yaml(support_node::PINGPONG).unwrap();
+        lab.apply_yaml(TCP_ECHO).unwrap();
+        let client = lab.pod("client").namespace("pingpong").start().unwrap();
+        lab.agent(0).await_enrolled("pingpong", "client", true).unwrap();
+        settled(&lab, "pingpong/tcp-echo:9000", 2);
+        (lab, client)
+    };
+    let mut opaque = client.start_load(&["--target", "tcp-echo:9000", "--kind", "tcp", "--rate", "50"]).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    lab.agent(0).stop(Duration::from_secs(40)).unwrap();
+    assert!(!lab.agent(0).pins().unwrap().exists(), "pins are gone");
+    let report = client.load(&["--target", "ws002-pingpong:9000", "--count", "20"]).unwrap();
+    assert_eq!((report.ok, report.replicas.len()), (20, 1), "as if there never was a mesh: {report:?}");
+    let opaque = finish_load(&mut opaque).unwrap();
+    assert_eq!((opaque.failed, opaque.connections_opened), (0, 1), "{opaque:?}");
+    lab.finish().unwrap();
+}

@@ -1,0 +1,46 @@
+//! `cargo xtask run`: the main job. Builds what it needs, then lets `mesh-lab` tell the story as root.
+
+use crate::sh;
+use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+#[derive(clap::Args)]
+// Everything else is mesh-lab's: one place knows the flags.
+#[command(disable_help_flag = true)]
+pub(crate) struct Args {
+    /// Flags of `mesh-lab run`: --app FILE|DIR, --nodes N, --replicas N, --once, --keep, --no-mesh, -o text|json
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    flags: Vec<OsString>,
+}
+
+/// Builds and hands over: on success this process *is* mesh-lab, so signals and the terminal are its own.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut build = sh::cargo();
+    build.args(["build", "--profile", "fast", "--package", "mesh-agent", "--package", "mesh-test", "--bins"]);
+    // cargo shows its progress on standard error; standard output is the story's, so that `-o json` stays JSON.
+    let built = build.status().context("cannot start cargo")?;
+    if !built.success() {
+        bail!("the build failed");
+    }
+    let lab = programs().join("mesh-lab");
+    let mut command = if sh::is_root() {
+        Command::new(&lab)
+    } else if sh::find("sudo").is_some() {
+        // Asked for once: mesh-lab does everything that needs root.
+        let mut sudo = Command::new("sudo");
+        sudo.args(["--preserve-env=TERM,RUST_LOG,UNDERMESH_AGENT", "--"]).arg(&lab);
+        sudo
+    } else {
+        bail!("network namespaces, cgroups and eBPF need root, and there is no sudo: run this as root");
+    };
+    let error = command.arg("run").args(&args.flags).exec();
+    Err(error).with_context(|| format!("cannot start {}", lab.display()))
+}
+
+fn programs() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| sh::root().join("target"), PathBuf::from);
+    target.join("fast")
+}
