@@ -51,6 +51,7 @@ pub(super) async fn exchange(conn: Rc<Conn>, mut request: Request<Body>, mut inf
     }
     let fields = FieldsForReply::of(&request);
     let mut tried: SmallVec<[EndpointAddr; 4]> = SmallVec::new();
+    let mut refused = 0;
     loop {
         let now = Nanos::now();
         let chosen = target.picker.pick(&tried, now, &mut ctx.rng.borrow_mut());
@@ -79,8 +80,13 @@ pub(super) async fn exchange(conn: Rc<Conn>, mut request: Request<Body>, mut inf
             _ => {}
         }
         drop(active);
+        // A refusal costs a round trip and says that the pod has gone. When a Deployment shrinks most of its endpoints
+        // refuse at once, so the first refusal of each is no attempt: 4 of 5 refusing leave 3 attempts for the fifth.
+        if matches!(failed.failure, Failure::Connect(ConnectError::Refused)) && !tried.contains(&endpoint) {
+            refused += 1;
+        }
         tried.push(endpoint);
-        let retry = failed.failure.answer().retryable && tried.len() <= ctx.settings.max_retries as usize;
+        let retry = failed.failure.answer().retryable && tried.len() - refused <= ctx.settings.max_retries as usize;
         let again = failed.again.filter(|_| retry).and_then(|again| rewound(*again));
         match again {
             Some(again) => {
