@@ -1,9 +1,11 @@
 //! The lab: nodes and pods as network namespaces, apps that speak real protocols, and what tests need around them.
 //!
 //! `net` and `cgroup` make the parts, `manifest` reads Kubernetes YAML, `lab` builds nodes and pods from both,
-//! `apps` is what runs in the pods, `run` is the story that `cargo xtask run` tells, `tui` its terminal view.
+//! `apps` is what runs in the pods, `run` is the story that `cargo xtask run` tells, `tui` its terminal view; `bench` compares the agent
+//! with its peers.
 
 pub mod apps;
+pub mod bench;
 pub mod cgroup;
 pub mod lab;
 pub mod manifest;

@@ -1,0 +1,44 @@
+//! Benchmarks: load generator, backend, floor proxy, peers, and the rounds that compare them (`cargo xtask bench`).
+
+mod backend;
+mod engine;
+mod floor;
+mod load;
+mod wire;
+
+use anyhow::Result;
+use std::io::Write;
+
+#[derive(clap::Parser)]
+#[command(name = "mesh-bench", about = "Benchmarks of Undermesh against its peers", max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// The endpoint behind every proxy
+    Backend(backend::Args),
+    /// The plainest hyper proxy
+    Floor(floor::Args),
+    /// gRPC load: closed loop or fixed rate
+    Load(load::Args),
+}
+
+/// Runs one subcommand of `mesh-bench`.
+pub fn run(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Command::Backend(args) => backend::run(args),
+        Command::Floor(args) => floor::run(args),
+        Command::Load(args) => load::run(args),
+    }
+}
+
+/// One line to standard output, flushed: whoever started this process waits for it.
+fn announce(line: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    Ok(())
+}
