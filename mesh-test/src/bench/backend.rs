@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// gRPC here
     #[arg(long)]
     listen: SocketAddr,
@@ -23,7 +23,7 @@ pub struct Args {
 }
 
 /// Serves until killed.
-pub fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args) -> Result<()> {
     if let Some(address) = args.echo {
         let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
         thread::spawn(move || echo(&listener));

@@ -67,11 +67,6 @@ impl Conn {
         Self { h2, socket, closed: false }
     }
 
-    pub(super) fn close(&self) {
-        // The peer may have closed it first.
-        let _ = self.socket.shutdown(std::net::Shutdown::Both);
-    }
-
     /// Reads until the socket has no more, answers, writes until the socket takes no more.
     pub(super) fn turn(&mut self, buffer: &mut Vec<u8>, app: &mut impl App) {
         buffer.resize(READ, 0);

@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// gRPC here
     #[arg(long)]
     listen: SocketAddr,
@@ -38,7 +38,7 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum, PartialEq, Eq, Debug)]
-pub enum Threads {
+pub(super) enum Threads {
     /// One single-threaded runtime per worker
     PerCore,
     /// One runtime whose workers steal tasks from one another
@@ -48,7 +48,7 @@ pub enum Threads {
 type Upstreams = Arc<Vec<SendRequest<Incoming>>>;
 
 /// Serves until killed.
-pub fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args) -> Result<()> {
     match args.threads {
         Threads::Stealing => {
             let runtime = Builder::new_multi_thread().worker_threads(args.workers).enable_all().build()?;

@@ -14,7 +14,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// One address, or several that the connections take in turn
     #[arg(long, required = true, value_delimiter = ',')]
     target: Vec<SocketAddr>,
@@ -48,22 +48,22 @@ pub struct Args {
 
 /// What one run of load found. Latencies in microseconds.
 #[derive(Serialize, Deserialize, Clone, Default, Debug)]
-pub struct Report {
-    pub seconds: f64,
-    pub calls: u64,
-    pub messages: u64,
-    pub bytes: u64,
-    pub errors: u64,
-    pub p50: f64,
-    pub p99: f64,
-    pub p999: f64,
-    pub max: f64,
+pub(super) struct Report {
+    pub(super) seconds: f64,
+    pub(super) calls: u64,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) errors: u64,
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+    pub(super) p999: f64,
+    pub(super) max: f64,
     /// Calls answered by each backend's tag.
-    pub backends: BTreeMap<u32, u64>,
+    pub(super) backends: BTreeMap<u32, u64>,
 }
 
 /// Runs the load and prints its [`Report`].
-pub fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args) -> Result<()> {
     // Sleeps of the fixed rate end within microseconds, not the default 50 µs late.
     rustix::thread::set_current_timer_slack(Some(std::num::NonZeroU64::MIN)).context("timer slack")?;
     let mut load = Load::connect(args)?;
@@ -167,7 +167,7 @@ impl<'a> Load<'a> {
                 reply_bytes: reply_len * u64::from(args.replies.max(1)),
                 measuring: false,
                 stopping: false,
-                latency: Histogram::new(3)?,
+                latency: Histogram::new_with_bounds(1, 60_000_000_000, 3)?,
                 report: Report::default(),
             },
             ready: Vec::new(),

@@ -1,0 +1,153 @@
+//! Child processes of a bench: pinned to cores, killed with their parent, their CPU time and memory read from /proc.
+
+use anyhow::{Context, Result, bail};
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub(super) struct PinArgs {
+    /// The cores that the program may use
+    #[arg(long, value_delimiter = ',', required = true)]
+    core: Vec<usize>,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    program: Vec<String>,
+}
+
+/// `mesh-bench pin --core N -- PROGRAM …`: becomes the program, pinned, and dies with whoever started it.
+pub(super) fn pin(args: &PinArgs) -> Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    args.core.iter().for_each(|core| set.set(*core));
+    rustix::thread::sched_setaffinity(None, &set).context("sched_setaffinity")?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    let [program, rest @ ..] = args.program.as_slice() else { bail!("no program") };
+    Err(Command::new(program).args(rest).exec()).with_context(|| format!("cannot start {program}"))
+}
+
+/// A running child; killed and reaped when dropped.
+pub(super) struct Process {
+    child: Child,
+    name: String,
+}
+
+impl Process {
+    /// Starts `command` on `cores`, its standard error in `log`.
+    pub(super) fn start(name: &str, cores: &[usize], command: &[String], log: &Path) -> Result<(Self, ChildStdout)> {
+        let own = std::env::current_exe()?;
+        let cores = cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let file = std::fs::File::create(log.join(format!("{name}.log")))?;
+        let mut child = Command::new(own)
+            .args(["pin", "--core", &cores, "--"])
+            .args(command)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        Ok((Self { child, name: name.to_owned() }, stdout))
+    }
+
+    /// As [`Process::start`], with its output thrown away, once it accepts connections on `address`.
+    pub(super) fn serve(
+        name: &str,
+        cores: &[usize],
+        command: &[String],
+        log: &Path,
+        address: SocketAddr,
+    ) -> Result<Self> {
+        let (mut process, stdout) = Self::start(name, cores, command, log)?;
+        std::thread::spawn(move || {
+            let mut sink = BufReader::new(stdout);
+            // Until the child ends; nobody reads what a proxy says on standard output.
+            drop(std::io::copy(&mut sink, &mut std::io::sink()));
+        });
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
+            if let Some(status) = process.child.try_wait()? {
+                bail!("{name} ended with {status}; see {}", log.join(format!("{name}.log")).display());
+            }
+            if Instant::now() > deadline {
+                bail!("{name} does not accept on {address}; see {}", log.join(format!("{name}.log")).display());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(process)
+    }
+
+    /// CPU seconds of this process and its descendants so far.
+    pub(super) fn cpu(&self) -> f64 {
+        self.tree().iter().map(|pid| cpu(*pid)).sum()
+    }
+
+    /// Resident bytes of this process and its descendants, shared pages counted once per process.
+    pub(super) fn memory(&self) -> u64 {
+        self.tree().iter().map(|pid| resident(*pid)).sum()
+    }
+
+    fn tree(&self) -> Vec<u32> {
+        let mut pids = vec![self.child.id()];
+        let mut at = 0;
+        while let Some(pid) = pids.get(at) {
+            let path = format!("/proc/{pid}/task/{pid}/children");
+            let children = std::fs::read_to_string(path).unwrap_or_default();
+            pids.extend(children.split_whitespace().filter_map(|c| c.parse::<u32>().ok()));
+            at += 1;
+        }
+        pids
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        for pid in self.tree().into_iter().rev() {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+                // One that has gone by itself is fine.
+                drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+            }
+        }
+        if let Err(error) = self.child.wait() {
+            tracing::warn!("{}: {error}", self.name);
+        }
+    }
+}
+
+/// Lines of a child, `start` and `end` handed to `mark`, the last one returned.
+pub(super) fn follow(stdout: ChildStdout, mut mark: impl FnMut(&str)) -> Result<String> {
+    let mut last = String::new();
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        match line.as_str() {
+            "start" | "end" => mark(&line),
+            _ => last = line,
+        }
+    }
+    Ok(last)
+}
+
+/// Nanoseconds on a CPU of every thread (first field of schedstat), else clock ticks.
+fn cpu(pid: u32) -> f64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let on_cpu = tasks.filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    let nanos: u64 = on_cpu.sum();
+    if nanos > 0 {
+        return nanos as f64 / 1e9;
+    }
+    // Fields 14 and 15, after the command's closing parenthesis (proc_pid_stat(5)); 100 ticks a second.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    line.and_then(|l| l.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}

