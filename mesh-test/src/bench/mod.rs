@@ -1,9 +1,15 @@
 //! Benchmarks: load generator, backend, floor proxy, peers, and the rounds that compare them (`cargo xtask bench`).
 
 mod backend;
+mod cells;
 mod engine;
 mod floor;
 mod load;
+mod process;
+mod proxies;
+mod report;
+mod rounds;
+mod tcp;
 mod wire;
 
 use anyhow::Result;
@@ -18,20 +24,29 @@ pub struct Cli {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    /// Every cell against every proxy, in interleaved rounds
+    Run(rounds::Args),
     /// The endpoint behind every proxy
     Backend(backend::Args),
     /// The plainest hyper proxy
     Floor(floor::Args),
     /// gRPC load: closed loop or fixed rate
     Load(load::Args),
+    /// Opaque TCP load
+    Tcp(tcp::Args),
+    /// Become a program that is pinned to cores and dies with its parent
+    Pin(process::PinArgs),
 }
 
 /// Runs one subcommand of `mesh-bench`.
 pub fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
+        Command::Run(args) => rounds::run(args),
         Command::Backend(args) => backend::run(args),
         Command::Floor(args) => floor::run(args),
         Command::Load(args) => load::run(args),
+        Command::Tcp(args) => tcp::run(args),
+        Command::Pin(args) => process::pin(args),
     }
 }
 

@@ -52,7 +52,9 @@ impl Proxy {
     /// What must be there for it; `Err` says what is missing and how to get it.
     pub(super) fn program(self, programs: &Programs) -> Result<PathBuf, String> {
         let (path, fix) = match self {
-            Self::Direct | Self::Floor | Self::FloorStealing => return std::env::current_exe().map_err(|e| e.to_string()),
+            Self::Direct | Self::Floor | Self::FloorStealing => {
+                return std::env::current_exe().map_err(|e| e.to_string());
+            }
             Self::Envoy => (find(&programs.peers.join("python"), "envoy"), "cargo xtask peers"),
             Self::Haproxy => (on_path("haproxy"), "cargo xtask peers"),
             Self::Nginx => (on_path("nginx"), "cargo xtask peers"),
@@ -74,7 +76,16 @@ impl Proxy {
             Self::FloorStealing => floor(&program, Threads::Stealing, &workers),
             Self::Envoy => {
                 let file = write(work, "envoy.yaml", &envoy())?;
-                words(&[&program, "-c", &file, "--concurrency", &workers, "--log-level", "warn", "--use-dynamic-base-id"])
+                words(&[
+                    &program,
+                    "-c",
+                    &file,
+                    "--concurrency",
+                    &workers,
+                    "--log-level",
+                    "warn",
+                    "--use-dynamic-base-id",
+                ])
             }
             Self::Haproxy => {
                 let file = write(work, "haproxy.cfg", &haproxy(&workers))?;
@@ -91,8 +102,21 @@ impl Proxy {
                 let (grpc, tcp) = (format!("{PROXY}=bench/echo:80"), format!("{PROXY_TCP}=bench/echo:81"));
                 let (config, run) = (config.display().to_string(), work.join("run").display().to_string());
                 words(&[
-                    &program, "run", "--no-kernel", "--listen", &grpc, "--listen", &tcp, "--config", &config, "--workers",
-                    &workers, "--run-dir", &run,
+                    &program,
+                    "--run-dir",
+                    &run,
+                    "run",
+                    "--no-kernel",
+                    "--listen",
+                    &grpc,
+                    "--listen",
+                    &tcp,
+                    "--config",
+                    &config,
+                    "--workers",
+                    &workers,
+                    "--metrics-addr",
+                    "127.0.0.1:7709",
                 ])
             }
         };
@@ -124,8 +148,20 @@ fn floor(program: &str, threads: Threads, workers: &str) -> Vec<String> {
     let tcp_endpoints = ENDPOINTS.map(|ip| format!("{ip}:{ECHO_PORT}")).join(",");
     let threads = threads.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
     words(&[
-        program, "floor", "--listen", PROXY, "--endpoint", &endpoints, "--workers", workers, "--threads", &threads, "--tcp",
-        PROXY_TCP, "--tcp-endpoint", &tcp_endpoints,
+        program,
+        "floor",
+        "--listen",
+        PROXY,
+        "--endpoint",
+        &endpoints,
+        "--workers",
+        workers,
+        "--threads",
+        &threads,
+        "--tcp",
+        PROXY_TCP,
+        "--tcp-endpoint",
+        &tcp_endpoints,
     ])
 }
 
@@ -153,9 +189,8 @@ fn find(venv: &Path, name: &str) -> Option<PathBuf> {
 
 fn envoy() -> String {
     let cluster = |name: &str, port: u16, options: &str| {
-        let endpoints = ENDPOINTS.map(|ip| {
-            format!("{{endpoint: {{address: {{socket_address: {{address: {ip}, port_value: {port}}}}}}}}}")
-        });
+        let endpoints = ENDPOINTS
+            .map(|ip| format!("{{endpoint: {{address: {{socket_address: {{address: {ip}, port_value: {port}}}}}}}}}"));
         format!(
             "  - name: {name}\n    type: STATIC\n{options}    load_assignment:\n      cluster_name: {name}\n      endpoints: [{{lb_endpoints: [{}]}}]\n",
             endpoints.join(", ")

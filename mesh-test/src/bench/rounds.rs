@@ -1,0 +1,219 @@
+//! `mesh-bench run`: every chosen cell against every chosen proxy, in interleaved rounds.
+//!
+//! The proxy has the last core (or cores) of the machine, load generator and backends share the first. On two cores a
+//! proxy with two workers therefore shares one with the load: its calls/s say little there, its CPU per call does.
+
+use super::cells::Cell;
+use super::load::Report;
+use super::process::{Process, follow};
+use super::proxies::{ECHO_PORT, ENDPOINTS, GRPC_PORT, Programs, Proxy};
+use super::report;
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde::Serialize;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Only these cells
+    #[arg(long = "cell", value_enum, value_delimiter = ',')]
+    cells: Vec<Cell>,
+    /// Only these proxies
+    #[arg(long = "proxy", value_enum, value_delimiter = ',')]
+    proxies: Vec<Proxy>,
+    /// Workers, and cores, of each proxy
+    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    workers: Vec<usize>,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds measured per cell, proxy and round
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Every cell for a moment: does it run and answer without errors? Nothing is judged by time
+    #[arg(long)]
+    smoke: bool,
+    /// Where `cargo xtask peers` put Envoy
+    #[arg(long, default_value = "target/peers")]
+    peers: PathBuf,
+    /// The agent's binary
+    #[arg(long, default_value = "target/fast/mesh-agent")]
+    agent: PathBuf,
+    /// Where a folder with results, table and plots is made
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+enum Format {
+    Table,
+    Json,
+}
+
+/// One cell against one proxy in one round.
+#[derive(Serialize, Clone)]
+pub(super) struct Sample {
+    pub(super) cell: Cell,
+    pub(super) proxy: Proxy,
+    pub(super) workers: usize,
+    pub(super) round: usize,
+    /// In the cell's unit.
+    pub(super) value: f64,
+    /// The proxy's CPU microseconds per call (per message when streaming).
+    pub(super) cpu: Option<f64>,
+    pub(super) report: Report,
+}
+
+/// Runs the rounds; fails if a cell had errors or a proxy could not be started.
+pub(super) fn run(args: &Args) -> Result<()> {
+    let plan = Plan::new(args)?;
+    let mut samples: Vec<Sample> = Vec::new();
+    let mut failures = Vec::new();
+    for round in 0..plan.rounds {
+        for &workers in &plan.workers {
+            for &cell in &plan.cells {
+                let rate = plan.rate(&samples);
+                for turn in 0..plan.proxies.len() {
+                    // Another one begins each round, so that none always has the machine in the same state.
+                    let proxy = plan.proxies[(turn + round) % plan.proxies.len()];
+                    if cell.is_tcp() && proxy.tcp_targets().is_none()
+                        || cell == Cell::Idle1000 && proxy == Proxy::Direct
+                    {
+                        continue;
+                    }
+                    match plan.sample(cell, proxy, workers, round, rate) {
+                        Ok(sample) => {
+                            progress(&sample);
+                            if sample.report.errors > 0 || sample.report.calls == 0 {
+                                failures.push(format!("{}/{}: {:?}", cell.name(), proxy.name(), sample.report));
+                            }
+                            samples.push(sample);
+                        }
+                        Err(error) => failures.push(format!("{}/{}: {error:#}", cell.name(), proxy.name())),
+                    }
+                }
+            }
+        }
+    }
+    report::write(&plan.programs.work, &samples)?;
+    match args.output {
+        Format::Json => super::announce(&serde_json::to_string_pretty(&samples)?)?,
+        Format::Table => super::announce(&report::table(&samples))?,
+    }
+    tracing::info!("results, table and plots in {}", plan.programs.work.display());
+    if !failures.is_empty() {
+        bail!("{} sample(s) with errors:\n  {}", failures.len(), failures.join("\n  "));
+    }
+    Ok(())
+}
+
+struct Plan {
+    cells: Vec<Cell>,
+    proxies: Vec<Proxy>,
+    workers: Vec<usize>,
+    rounds: usize,
+    seconds: f64,
+    warmup: f64,
+    smoke: bool,
+    programs: Programs,
+    _backends: Vec<Process>,
+}
+
+impl Plan {
+    fn new(args: &Args) -> Result<Self> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+        let work = std::path::absolute(args.out.join(now.to_string()))?;
+        fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+        let programs =
+            Programs { peers: std::path::absolute(&args.peers)?, agent: std::path::absolute(&args.agent)?, work };
+        let every =
+            |chosen: &[Proxy]| if chosen.is_empty() { Proxy::value_variants().to_vec() } else { chosen.to_vec() };
+        let mut proxies = every(&args.proxies);
+        let missing: Vec<_> = proxies.iter().filter_map(|p| p.program(&programs).err()).collect();
+        if !missing.is_empty() {
+            // A comparison with a hole in it is no comparison: leave out by name (`--proxy`), never by accident.
+            bail!("{}", missing.join("\n"));
+        }
+        proxies.dedup();
+        let cells = if args.cells.is_empty() { Cell::value_variants().to_vec() } else { args.cells.clone() };
+        let backends = backends(&programs)?;
+        let (rounds, seconds, warmup) =
+            if args.smoke { (1, 0.3, 0.1) } else { (args.rounds.max(1), args.seconds, 0.5) };
+        let workers = if args.smoke { vec![1] } else { args.workers.clone() };
+        Ok(Self { cells, proxies, workers, rounds, seconds, warmup, smoke: args.smoke, programs, _backends: backends })
+    }
+
+    /// 30 % of the slowest proxy's calls/s as far as it is known.
+    fn rate(&self, samples: &[Sample]) -> f64 {
+        let known = samples.iter().filter(|s| s.cell == Cell::Unary50x4 && s.round == 0 && s.workers == 1);
+        let slowest = known.map(|s| s.value).fold(f64::INFINITY, f64::min);
+        if self.smoke || !slowest.is_finite() { 2_000.0 } else { slowest * 0.3 }
+    }
+
+    fn sample(&self, cell: Cell, proxy: Proxy, workers: usize, round: usize, rate: f64) -> Result<Sample> {
+        let cores = proxy_cores(workers)?;
+        let running = proxy.start(&self.programs, &cores)?;
+        let targets = if cell.is_tcp() { proxy.tcp_targets().unwrap_or_default() } else { proxy.targets() };
+        let mut command = vec![std::env::current_exe()?.display().to_string()];
+        command.extend(cell.arguments(rate));
+        let seconds = if cell == Cell::Idle1000 { 0.5 } else { self.seconds };
+        command.extend(["--target".to_owned(), targets, "--seconds".to_owned(), seconds.to_string()]);
+        command.extend(["--warmup".to_owned(), self.warmup.to_string()]);
+        let memory_before = running.as_ref().map_or(0, Process::memory) as i64;
+        let mut marks = Vec::new();
+        let (load, stdout) = Process::start("load", &[0], &command, &self.programs.work)?;
+        let last = follow(stdout, |_| {
+            marks
+                .push((running.as_ref().map_or(0.0, Process::cpu), running.as_ref().map_or(0, Process::memory) as i64));
+        })?;
+        drop(load);
+        let report: Report = serde_json::from_str(&last).with_context(|| {
+            let log = fs::read_to_string(self.programs.work.join("load.log")).unwrap_or_default();
+            format!("the load generator said {last:?}; its log: {log}")
+        })?;
+        let [(cpu_before, memory), (cpu_after, _)] = marks[..] else {
+            bail!("the load generator did not mark its window")
+        };
+        let operations = cell.operations(&report).max(1) as f64;
+        let cpu = (proxy != Proxy::Direct).then(|| (cpu_after - cpu_before) * 1e6 / operations);
+        Ok(Sample { cell, proxy, workers, round, value: cell.value(&report, memory - memory_before), cpu, report })
+    }
+}
+
+fn backends(programs: &Programs) -> Result<Vec<Process>> {
+    let own = std::env::current_exe()?.display().to_string();
+    let start = |(index, ip): (usize, &str)| {
+        let listen = format!("{ip}:{GRPC_PORT}");
+        let echo = format!("{ip}:{ECHO_PORT}");
+        let tag = (index + 1).to_string();
+        let command = [&own, "backend", "--listen", &listen, "--echo", &echo, "--tag", &tag].map(ToString::to_string);
+        Process::serve(&format!("backend-{tag}"), &[0], &command, &programs.work, listen.parse()?)
+    };
+    ENDPOINTS.into_iter().enumerate().map(start).collect()
+}
+
+/// The last `workers` cores; the first one too when there are no more.
+fn proxy_cores(workers: usize) -> Result<Vec<usize>> {
+    let cores = std::thread::available_parallelism()?.get();
+    if workers == 0 || workers > cores {
+        bail!("{workers} workers on {cores} cores");
+    }
+    Ok((cores - workers..cores).collect())
+}
+
+fn progress(sample: &Sample) {
+    let cpu = sample.cpu.map_or_else(String::new, |c| format!(", {c:.2} us CPU each"));
+    tracing::info!(
+        "round {} {} {} x{}: {:.1} {}{cpu}",
+        sample.round + 1,
+        sample.cell.name(),
+        sample.proxy.name(),
+        sample.workers,
+        sample.value,
+        sample.cell.metric().unit
+    );
+    std::thread::sleep(Duration::from_millis(20));
+}
