@@ -195,7 +195,7 @@ impl Inner {
         let mut fresh = Vec::new();
         for ordinal in have..replicas {
             let mut builder = PodBuilder::new(self, &self.pod_name(&set, ordinal)).restart(RESTART_AFTER);
-            builder.node = usize::try_from(self.number())? % self.nodes.len();
+            builder.node = self.emptiest_node();
             builder.args.clone_from(&program);
             builder.probes = set.probes(&services);
             let state = &mut builder.state;
@@ -208,6 +208,13 @@ impl Inner {
             fresh.push(builder.launch()?);
         }
         Ok(fresh)
+    }
+
+    /// The scheduler: the node with the fewest pods.
+    fn emptiest_node(&self) -> usize {
+        let pods = self.pods();
+        let load = |node: &usize| pods.iter().filter(|pod| pod.node == *node).count();
+        (0..self.nodes.len()).min_by_key(load).unwrap_or(0)
     }
 
     fn pod_name(&self, set: &PodSet, ordinal: usize) -> String {
