@@ -172,3 +172,22 @@ async fn a_second_agent_is_refused_and_a_killed_one_replaced() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn a_successor_takes_over_while_the_elder_drains() {
+    let endpoints = Endpoints::slow(1, Duration::from_secs(3)).await;
+    let files = [("service.yaml", SERVICE), ("slice.yaml", &slice(&endpoints.addrs()))];
+    let agent = Agent::start_with(&files, &["--handover"]).await;
+    let mut client = Client::connect(agent.listener).await;
+    let open = client.begin().await;
+    until("the endpoint has the request", || endpoints.received() == 1).await;
+    agent.signal("TERM");
+    until("the socket is given up", || !agent.place().join("agent.sock").exists()).await;
+    let (mut elder, agent) = agent.succeed().await;
+    assert!(elder.try_wait().expect("status").is_none(), "the elder still has a request");
+    assert_eq!(open.await.expect("answered").0, 200);
+    assert!(elder.wait().await.expect("status").success());
+    // The elder's end has not taken the successor's socket with it.
+    assert_eq!(agent.json(&["status"])["draining"], false);
+    agent.stop().await;
+}

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
 pub(super) struct Control {
@@ -46,6 +47,8 @@ pub(super) struct Control {
     sk_msg_asked: Option<bool>,
     self_test: Option<mpsc::Receiver<SelfTest>>,
     asks: mpsc::Receiver<Ask>,
+    /// The admin socket's and the metrics port's.
+    pub(super) servers: Vec<JoinHandle<()>>,
     pub(super) draining: bool,
 }
 
@@ -83,10 +86,8 @@ impl Control {
             .watch(move |scan| drop(found.send(scan)))
             .context("thread that watches --config")?;
         let (asker, asks) = Asker::new();
-        tokio::spawn(admin::serve(socket, asker.clone()));
-        if let Some(port) = metrics_port {
-            tokio::spawn(admin::serve_metrics(port, asker));
-        }
+        let mut servers = vec![tokio::spawn(admin::serve(socket, asker.clone()))];
+        servers.extend(metrics_port.map(|port| tokio::spawn(admin::serve_metrics(port, asker))));
         let first = scans.recv().await.context("first look at --config")?;
         let mut control = Self {
             compiler: Compiler::new(CompileSettings {
@@ -109,6 +110,7 @@ impl Control {
             sk_msg_asked: None,
             self_test: None,
             asks,
+            servers,
             draining: false,
         };
         control.apply(first).await;
@@ -169,7 +171,9 @@ impl Control {
         if update.is_change() {
             self.publish(&update).await;
         }
-        self.show();
+        let findings = views::counts(self.findings().iter());
+        self.gauges.configured(self.snapshot.load().generation, findings);
+        self.count_pods();
     }
 
     async fn publish(&mut self, update: &Update) {
@@ -208,7 +212,7 @@ impl Control {
             let snapshot = self.snapshot.load_full();
             self.pods.tick(&snapshot, captured, Instant::now()).await;
         }
-        self.show();
+        self.count_pods();
     }
 
     /// Opens the listeners asked for by `--listen`. A Service that is not configured yet is no error: it may come.
@@ -238,10 +242,8 @@ impl Control {
         files.chain(self.listen_findings()).collect()
     }
 
-    fn show(&self) {
-        let snapshot = self.snapshot.load();
-        self.gauges.configured(snapshot.generation, views::counts(self.findings().iter()));
-        let pods = views::pods(&snapshot, &self.options.node, self.watched_pods());
+    fn count_pods(&self) {
+        let pods = views::pods(&self.snapshot.load(), &self.options.node, self.watched_pods());
         self.gauges.pods(pods.in_mesh.len(), pods.outside.len());
     }
 

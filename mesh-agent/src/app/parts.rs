@@ -14,6 +14,8 @@ use std::time::Duration;
 /// Label on a pod that opts it in to socket redirection for all its captured connections, whatever their protocol.
 const SK_MSG_LABEL: &str = "undermesh.dev/sk-msg";
 
+const NEEDS: &str = "kernel half (it needs root; --no-kernel does without it)";
+
 /// A worker that has not ticked for this long is hung: the heart stops, and new connections follow their failure policy.
 pub(super) const STALL: Duration = Duration::from_millis(700);
 
@@ -82,9 +84,9 @@ impl Captured {
 
 /// Loads or adopts the programs.
 pub(super) fn start_kernel(options: &KernelOptions, node: &str) -> Result<Kernel> {
-    let config = kernel_config(options, node).context("kernel half (--no-kernel does without)")?;
+    let config = kernel_config(options, node).context(NEEDS)?;
     let place = format!("hooks on {}, pins in {}", config.pods_cgroup.display(), config.pin_dir.display());
-    let kernel = Kernel::start(config).context("kernel half (--no-kernel does without)")?;
+    let kernel = Kernel::start(config).context(NEEDS)?;
     tracing::info!("kernel half ready: {place}");
     Ok(kernel)
 }

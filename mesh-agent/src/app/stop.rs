@@ -18,6 +18,12 @@ impl Control {
     /// When the kernel state cannot be removed as `--remove-on-exit` asked.
     pub(super) async fn stop(mut self, signals: &mut Signals) -> Result<()> {
         self.draining = true;
+        let socket = self.options.run_dir.join(SOCKET_NAME);
+        if self.options.stop == Stop::Handover {
+            // The successor needs the socket and the ports now, not when the last stream has ended.
+            self.servers.drain(..).for_each(|server| server.abort());
+            let _ = std::fs::remove_file(&socket);
+        }
         if let Some(captured) = &mut self.captured
             && self.options.stop != Stop::Handover
         {
@@ -37,8 +43,10 @@ impl Control {
         let why = self.answer_until(drained).await;
         let left: usize = self.workers.connections().iter().sum();
         tracing::info!(left, "stopped: {why}");
-        // The socket goes before the kernel state: whoever waits for the socket to vanish finds the rest done soon.
-        let _ = std::fs::remove_file(self.options.run_dir.join(SOCKET_NAME));
+        if self.options.stop != Stop::Handover {
+            // Before the kernel state: whoever waits for the socket to vanish finds the rest done soon.
+            let _ = std::fs::remove_file(&socket);
+        }
         self.leave_kernel()
     }
 

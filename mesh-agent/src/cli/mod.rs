@@ -90,7 +90,7 @@ pub fn main() -> ExitCode {
     match dispatch(&place, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&format!("error: {error:#}"));
+            output::complain(&format!("error: {}", chain(&error)));
             let unreachable = matches!(error.downcast_ref(), Some(ClientError::Unreachable { .. }));
             ExitCode::from(if unreachable { 3 } else { 1 })
         }
@@ -110,6 +110,15 @@ fn dispatch(place: &Place, command: Command) -> Result<()> {
         Command::LogLevel(args) => log_level::run(&client, place.output, &args),
         Command::Version => version::run(&client, place.output),
     }
+}
+
+/// The error and its causes, each text once: many errors name their cause themselves.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| match cause.to_string() {
+        cause if text.is_empty() => cause,
+        cause if text.contains(&cause) => text,
+        cause => format!("{text}: {cause}"),
+    })
 }
 
 impl Place {

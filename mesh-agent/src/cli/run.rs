@@ -59,7 +59,8 @@ pub struct RunArgs {
     /// Longest time open requests get to finish after SIGTERM or SIGINT; a second signal ends the agent at once
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration, help_heading = "Stopping")]
     pub drain_timeout: Duration,
-    /// Leave pods enrolled: a successor that starts at once takes over; until it does --failure-policy decides
+    /// Leave pods enrolled and give up the socket and all listeners at once: a successor takes over while this agent
+    /// finishes its open requests; until the successor serves --failure-policy decides
     #[arg(long, conflicts_with = "remove_on_exit", help_heading = "Stopping")]
     pub handover: bool,
     /// Detach the programs and delete every pin: leave no trace in the kernel

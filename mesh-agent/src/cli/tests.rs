@@ -90,3 +90,13 @@ fn help_teaches_by_example_and_states_exit_codes() {
         assert!(run.contains(needle), "{needle}\n{run}");
     }
 }
+
+#[test]
+fn an_error_says_each_thing_once() {
+    let cause = std::io::Error::from_raw_os_error(13);
+    let said =
+        anyhow::Error::new(crate::admin::AdminError::RunDir { path: "/x".into(), source: cause }).context("start");
+    let text = super::chain(&said);
+    assert_eq!(text.matches("Permission denied").count(), 1, "{text}");
+    assert!(text.starts_with("start: ") && text.contains("--run-dir"), "{text}");
+}

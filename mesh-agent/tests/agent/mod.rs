@@ -34,20 +34,32 @@ pub(crate) struct Output {
 impl Agent {
     /// Returns when it serves.
     pub(crate) async fn start(files: &[(&str, &str)]) -> Self {
+        Self::start_with(files, &[]).await
+    }
+
+    /// With more arguments.
+    pub(crate) async fn start_with(files: &[(&str, &str)], args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         fs::create_dir(dir.path().join("config")).expect("configuration folder");
         for (name, text) in files {
             fs::write(dir.path().join("config").join(name), text).expect("configuration file");
         }
         let (listener, metrics) = (free_port(), free_port());
-        let child = spawn(dir.path(), listener, metrics);
+        let child = spawn(dir.path(), listener, metrics, args);
         let agent = Self { dir, child, listener, metrics };
         agent.serving().await
     }
 
+    /// Starts another one in the same place; returns both, the elder first.
+    pub(crate) async fn succeed(self) -> (Child, Self) {
+        let child = spawn(self.dir.path(), self.listener, self.metrics, &[]);
+        let agent = Self { dir: self.dir, child, listener: self.listener, metrics: self.metrics };
+        (self.child, agent.serving().await)
+    }
+
     pub(crate) async fn kill_and_restart(mut self) -> Self {
         self.child.kill().await.expect("kill -9");
-        self.child = spawn(self.dir.path(), self.listener, self.metrics);
+        self.child = spawn(self.dir.path(), self.listener, self.metrics, &[]);
         self.serving().await
     }
 
@@ -123,9 +135,9 @@ fn finish(command: &mut Command) -> Output {
     Output { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-fn spawn(dir: &Path, listener: SocketAddr, metrics: SocketAddr) -> Child {
+fn spawn(dir: &Path, listener: SocketAddr, metrics: SocketAddr, more: &[&str]) -> Child {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mesh-agent"));
-    command.args(run_args(dir, listener, metrics)).kill_on_drop(true);
+    command.args(run_args(dir, listener, metrics)).args(more).kill_on_drop(true);
     command.spawn().expect("mesh-agent starts")
 }
 
