@@ -67,10 +67,16 @@ fn a_replica_killed_under_load_costs_at_most_what_it_was_doing() {
     let (lab, client) = pingpong(3);
     let mut load = client.start_load(&["--target", "ws002-pingpong:9000", "--rate", "300"]).unwrap();
     std::thread::sleep(Duration::from_millis(500));
-    lab.pods_of("pingpong", "ws002-pingpong")[0].crash().unwrap();
+    let victim = &lab.pods_of("pingpong", "ws002-pingpong")[0];
+    victim.crash().unwrap();
     std::thread::sleep(Duration::from_millis(1500));
     let report = finish_load(&mut load).unwrap();
-    assert!(report.ok > 400 && report.failed <= 1, "{report:?}");
+    // None or one is with the victim on an idle machine, a few on a busy one; each must have been with the victim.
+    assert!(report.ok > 300 && report.failed <= 10, "{report:?}");
+    let endpoint = format!("endpoint {}:9000", victim.ips().v4);
+    for error in report.errors.values() {
+        assert!(error.message.contains(&endpoint) && error.message.contains("connection termination"), "{report:?}");
+    }
     assert_eq!(report.connections_opened, 1, "the client's connection is the agent's, not the replica's: {report:?}");
     lab.finish().unwrap();
 }

@@ -117,6 +117,11 @@ impl Step {
         self.calls.values().sum()
     }
 
+    /// The last failure of each code.
+    pub(super) fn errors(&self) -> impl Iterator<Item = &Failure> {
+        self.errors.values()
+    }
+
     fn add(&mut self, report: &Report) {
         let seconds = (report.elapsed_ms.max(1)) as f64 / 1000.0;
         self.rates.clear();

@@ -9,6 +9,7 @@ use crate::apps::load::report::Report;
 use crate::lab::{Lab, Pod};
 use crate::tui::{Key, Replica, State};
 use anyhow::{Context, Result};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub(super) const NAMESPACE: &str = "pingpong";
@@ -21,6 +22,8 @@ const STEPS: u32 = 5;
 const RATE: &str = "300";
 /// Scenario A: "new replicas take traffic within a second".
 const WITHIN: Duration = Duration::from_secs(1);
+/// Calls that may be with one of three replicas at [`RATE`] when it dies: 100 ms of a busy machine.
+const MOST_IN_FLIGHT: u64 = 10;
 
 /// Tells the story; what it promises goes to `verdicts`.
 pub(super) fn tell(
@@ -154,10 +157,13 @@ impl Story<'_> {
         self.crash(&victim)?;
         watch.show_for(Duration::from_secs(2), self.lab, self.show, self.signals);
         let (ok, failed) = (watch.step.ok(), watch.step.failed);
-        // 300 calls/s of half a millisecond: on average 0.05 are with the victim when it dies.
+        // On an idle machine none or one is with the victim when it dies; on a busy one a few are queued there. Each
+        // must have been with the victim itself: a call that fails elsewhere, or because the dead replica was chosen
+        // again, is a broken promise.
+        let only_its_own = watch.step.errors().all(|error| was_with(&victim, &error.message));
         self.verdict(
-            failed <= 1 && ok > 300,
-            &format!("a replica killed under load: {ok} calls, {failed} failed (at most the one it was working on)"),
+            failed <= MOST_IN_FLIGHT && only_its_own && ok > 300,
+            &format!("a replica killed under load: {ok} calls, {failed} failed (only what it was working on)"),
         );
         let deadline = Instant::now() + Duration::from_secs(8);
         while !self.lab.is_ready(&victim) && Instant::now() < deadline && !self.signals.asked() {
@@ -294,4 +300,11 @@ fn shares(report: &Report) -> String {
         all.push(format!("{} failed", report.failed));
     }
     all.join(", ")
+}
+
+/// The call's connection to this pod broke after it was sent.
+fn was_with(victim: &Pod, message: &str) -> bool {
+    let endpoint =
+        victim.ips().both().iter().any(|ip| message.contains(&format!("endpoint {}", SocketAddr::new(*ip, 9000))));
+    endpoint && ["connection termination", "remote reset"].iter().any(|reason| message.contains(reason))
 }
