@@ -17,9 +17,12 @@ pub enum Policy {
     Random,
 }
 
-/// What `LbPolicy::Default` means: the winner of `cargo xtask bench balance` (uneven endpoints).
+/// What `LbPolicy::Default` means: the winner of `mesh-bench balance`, whose test fails when it is another.
+///
+/// Geometric mean of p99 over six scenarios of even, slow and small endpoints, 1.00 = best in each: peak EWMA 1.00,
+/// least request 1.29, random 75.6, round robin 76.0. Istio's default is least request: a deviation with this reason.
 pub fn default_policy() -> Policy {
-    Policy::LeastRequest
+    Policy::PeakEwma
 }
 
 impl From<LbPolicy> for Policy {

@@ -1,7 +1,6 @@
 //! What is learnt about one endpoint while the agent runs.
 
 use crate::addr::EndpointAddr;
-use crate::error::Outcome;
 use crate::snapshot::PortKey;
 use crate::time::Nanos;
 use std::sync::Arc;
@@ -134,12 +133,9 @@ impl ActiveRequest {
         &self.state
     }
 
-    /// The request ended as `outcome` after `latency`. Only what the endpoint did counts.
-    pub fn finish(&self, outcome: Outcome, latency: Duration, now: Nanos) {
-        match outcome {
-            Outcome::Answered => self.state.observe(latency, now),
-            Outcome::EndpointFailed | Outcome::Local => {}
-        }
+    /// The endpoint began its answer after `latency`: what a stream does afterwards says nothing about its speed.
+    pub fn responded(&self, latency: Duration, now: Nanos) {
+        self.state.observe(latency, now);
     }
 }
 

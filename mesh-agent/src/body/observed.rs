@@ -4,7 +4,6 @@ use super::{Body, Chunk};
 use crate::balance::ActiveRequest;
 use crate::error::{Failure, Flag, Outcome, UpstreamError};
 use crate::telemetry::Record;
-use crate::time::Nanos;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -15,14 +14,15 @@ use tokio::time::Sleep;
 pub struct Observed {
     inner: Body,
     record: Record,
-    active: Option<ActiveRequest>,
+    /// Keeps the request counted as in flight.
+    _active: ActiveRequest,
     /// What is left of the request's own timeout (`grpc-timeout`).
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Observed {
-    pub fn new(inner: Body, record: Record, active: Option<ActiveRequest>, deadline: Option<Pin<Box<Sleep>>>) -> Self {
-        Self { inner, record, active, deadline }
+    pub fn new(inner: Body, record: Record, active: ActiveRequest, deadline: Option<Pin<Box<Sleep>>>) -> Self {
+        Self { inner, record, _active: active, deadline }
     }
 
     pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, UpstreamError>>> {
@@ -85,10 +85,6 @@ impl Drop for Observed {
         } else {
             // Dropped in the middle: whoever read it is gone.
             self.cancelled();
-        }
-        if let Some(active) = &self.active {
-            let now = Nanos::now();
-            active.finish(self.record.outcome, now.since(self.record.started), now);
         }
     }
 }

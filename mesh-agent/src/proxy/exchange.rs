@@ -5,7 +5,7 @@ use crate::addr::EndpointAddr;
 use crate::balance::ActiveRequest;
 use crate::body::{Body, Observed, Replay};
 use crate::destination::Target;
-use crate::error::{ConnectError, Failure, LimitError, Outcome};
+use crate::error::{ConnectError, Failure, LimitError};
 use crate::snapshot::Protocol;
 use crate::telemetry::Record;
 use crate::time::Nanos;
@@ -70,7 +70,7 @@ pub(super) async fn exchange(conn: Rc<Conn>, mut request: Request<Body>, mut inf
         let attempt = attempt(&conn, &target, endpoint, request, &mut inform);
         let failed = match until(&mut deadline, attempt).await {
             Ok(response) => {
-                return observe(response, record, active, deadline);
+                return observe(response, record, active, now, deadline);
             }
             Err(failed) => failed,
         };
@@ -145,17 +145,21 @@ fn observe(
     response: Response<Body>,
     mut record: Record,
     active: ActiveRequest,
+    attempted: Nanos,
     deadline: Option<Pin<Box<Sleep>>>,
 ) -> Response<Body> {
     record.code = Some(response.status());
     record.read_grpc_status(response.headers());
+    // A fast failure must not make an endpoint look good.
+    if !response.status().is_server_error() && record.grpc_status.is_none_or(|status| status == 0) {
+        let now = Nanos::now();
+        active.responded(now.since(attempted), now);
+    }
     if response.body().is_end() {
         record.complete = true;
-        let now = Nanos::now();
-        active.finish(Outcome::Answered, now.since(record.started), now);
         return response;
     }
-    response.map(|body| Body::Observed(Box::new(Observed::new(body, record, Some(active), deadline))))
+    response.map(|body| Body::Observed(Box::new(Observed::new(body, record, active, deadline))))
 }
 
 /// One attempt at one endpoint.

@@ -1,6 +1,7 @@
 //! Benchmarks: load generator, backend, floor proxy, peers, and the rounds that compare them (`cargo xtask bench`).
 
 mod backend;
+mod balance;
 mod cells;
 mod engine;
 mod floor;
@@ -34,6 +35,8 @@ enum Command {
     Load(load::Args),
     /// Opaque TCP load
     Tcp(tcp::Args),
+    /// Which balancing policy serves uneven endpoints best (a simulation)
+    Balance,
     /// Become a program that is pinned to cores and dies with its parent
     Pin(process::PinArgs),
 }
@@ -46,6 +49,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Floor(args) => floor::run(args),
         Command::Load(args) => load::run(args),
         Command::Tcp(args) => tcp::run(args),
+        Command::Balance => balance::run(),
         Command::Pin(args) => process::pin(args),
     }
 }
