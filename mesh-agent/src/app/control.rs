@@ -1,7 +1,7 @@
 //! The control loop: configuration in, snapshot and kernel state out; questions answered in between.
 //!
-//! Invariant (make before break): pods that leave are released, then the snapshot is published, then the kernel learns
-//! of services, then pods that join are captured, each after its listeners are open.
+//! Invariant (make before break): the kernel forgets what is gone and releases pods that leave; then the snapshot is
+//! published; then the kernel learns of services; then pods that join are captured, each after its listeners are open.
 
 use super::metrics::{self, Gauges};
 use super::parts::{self, Captured};
@@ -11,6 +11,7 @@ use super::{LogControl, Options, SkMsg, selftest, views};
 use crate::admin::{self, Answer, Ask, Asker, Question, Refusal, view};
 use crate::balance::Registry;
 use crate::config::compile::{Compiler, Settings as CompileSettings, Update};
+use crate::config::publish::{Publisher, Step};
 use crate::config::source::{FileSource, Scan, Watch};
 use crate::config::{Code, Diagnostic, Severity};
 use crate::kernel::{self, SelfTest};
@@ -178,17 +179,22 @@ impl Control {
 
     async fn publish(&mut self, update: &Update) {
         let now = Instant::now();
+        let (captured, pods) = (&mut self.captured, &mut self.pods);
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            update.touched_services.iter().cloned().partition(|name| update.snapshot.service(name).is_some());
+        Publisher::new(Arc::clone(&self.snapshot), |step: Step<'_>| {
+            let Some(captured) = captured.as_mut() else { return };
+            let (snapshot, services, workloads): (&Snapshot, &[_], &[_]) = match step {
+                Step::Remove { new, update, .. } => {
+                    pods.release(new, captured, now);
+                    (new, &gone, &update.touched_workloads)
+                }
+                Step::Add { new, .. } => (new, &kept, &[]),
+            };
+            log_problems(&captured.kernel.apply(&kernel::Update { snapshot, services, workloads }));
+        })
+        .publish(update);
         if let Some(captured) = &mut self.captured {
-            self.pods.release(&update.snapshot, captured, now);
-        }
-        self.snapshot.store(Arc::clone(&update.snapshot));
-        if let Some(captured) = &mut self.captured {
-            let report = captured.kernel.apply(&kernel::Update {
-                snapshot: &update.snapshot,
-                services: &update.touched_services,
-                workloads: &update.touched_workloads,
-            });
-            log_problems(&report);
             self.pods.enrol(&update.snapshot, captured).await;
         }
         tracing::info!(

@@ -25,7 +25,7 @@ fn draw(status: &Status, paint: Paint) -> String {
     field(&mut out, paint, "version", &status.version);
     let config = &status.config;
     let sources: Vec<String> = config.sources.iter().map(|path| path.display().to_string()).collect();
-    let sizes = format!("{} services, {} endpoints", config.services, config.endpoints);
+    let sizes = format!("services {}, endpoints {}", config.services, config.endpoints);
     field(&mut out, paint, "config", &format!("generation {} · {sizes} · {}", config.generation, sources.join(", ")));
     let found = &config.diagnostics;
     let style = match (found.errors, found.warnings) {
@@ -33,7 +33,9 @@ fn draw(status: &Status, paint: Paint) -> String {
         (0, _) => Style::Warn,
         _ => Style::Bad,
     };
-    let counts = format!("{} errors, {} warnings, {} infos", found.errors, found.warnings, found.infos);
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let counts = [(found.errors, "error"), (found.warnings, "warning"), (found.infos, "info")];
+    let counts = counts.map(|(number, what)| count(number, what)).join(", ");
     let more = if found.errors + found.warnings > 0 { " · see `mesh-agent diagnostics`" } else { "" };
     field(&mut out, paint, "diagnostics", &format!("{}{more}", paint.text(&counts, style)));
     out.push_str(&kernel_lines(&status.kernel, paint));
