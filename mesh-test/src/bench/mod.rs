@@ -3,6 +3,7 @@
 mod backend;
 mod balance;
 mod cells;
+pub mod connect_hook;
 mod engine;
 mod floor;
 mod load;
@@ -37,6 +38,8 @@ enum Command {
     Tcp(tcp::Args),
     /// Which balancing policy serves uneven endpoints best (a simulation)
     Balance,
+    /// What the connect hook costs with 10, 1,000 and 10,000 services (as root)
+    ConnectHook,
     /// Become a program that is pinned to cores and dies with its parent
     Pin(process::PinArgs),
 }
@@ -50,6 +53,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Load(args) => load::run(args),
         Command::Tcp(args) => tcp::run(args),
         Command::Balance => balance::run(),
+        Command::ConnectHook => announce(&connect_hook::table(&connect_hook::run()?)),
         Command::Pin(args) => process::pin(args),
     }
 }
