@@ -19,6 +19,9 @@ pub struct Settings {
     pub max_connections: usize,
     /// From choosing an endpoint to an established connection. Istio's `connectTimeout` default.
     pub connect_timeout: Duration,
+    /// How long a connected HTTP/2 endpoint may take to send its first frame before another is tried. Servers send it on
+    /// accepting; one that does not is stopped, frozen or no HTTP/2 server.
+    pub preface_timeout: Duration,
     /// Upstream connections of one worker to one endpoint for one source.
     pub max_connections_per_endpoint: usize,
     /// SETTINGS_INITIAL_WINDOW_SIZE we advertise on both sides (RFC 9113 §6.5.2), bytes.
@@ -61,6 +64,7 @@ impl Default for Settings {
         Self {
             max_connections: 20_000,
             connect_timeout: Duration::from_secs(10),
+            preface_timeout: Duration::from_secs(2),
             max_connections_per_endpoint: 1024,
             stream_window: 256 << 10,
             connection_window: 8 << 20,

@@ -84,7 +84,7 @@ fn a_replica_killed_under_load_costs_at_most_what_it_was_doing() {
 #[test]
 fn endpoints_that_refuse_reset_close_or_swallow_are_worked_around() {
     let (lab, client) = pingpong(2);
-    for (fault, allowed) in [("refuse", 0), ("reset", 60), ("close", 60), ("blackhole", 20)] {
+    for fault in ["refuse", "reset", "close", "blackhole"] {
         let bad = lab
             .pod(&format!("bad-{fault}"))
             .namespace("pingpong")
@@ -97,8 +97,12 @@ fn endpoints_that_refuse_reset_close_or_swallow_are_worked_around() {
         let args = ["--target", "ws002-pingpong:9000", "--count", "120", "--rate", "100", "--timeout-ms", "3000"];
         let report = client.load(&args).unwrap();
         println!("{fault}: {} ok, {} failed {:?}", report.ok, report.failed, report.errors);
-        assert!(report.failed <= allowed && report.ok >= 60, "{fault}: {report:?}");
-        assert!(report.replicas.len() >= 2, "{fault}: the others take over: {report:?}");
+        assert_eq!(
+            (report.ok, report.failed),
+            (120, 0),
+            "{fault}: nothing was processed, so nothing fails: {report:?}"
+        );
+        assert_eq!(report.replicas.len(), 2, "{fault}: the others take over: {report:?}");
         bad.delete().unwrap();
         settled(&lab, "pingpong/ws002-pingpong:9000", 2);
     }

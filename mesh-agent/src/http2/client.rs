@@ -1,5 +1,6 @@
 //! The client side: one connection to an endpoint and the calls on it.
 
+use super::preface::{Listened, Preface};
 use super::pump::{Pump, PumpError};
 use super::{Ledger, RecvBody, upstream_error};
 use crate::body::Body;
@@ -34,21 +35,23 @@ struct State {
     idle_since: Cell<Nanos>,
 }
 
-/// Makes a connection of a connected socket and drives it in a task of its own on this thread.
+/// Makes a connection of a connected socket, drives it in a task of its own on this thread, and returns when the
+/// endpoint has spoken.
 ///
 /// # Errors
-/// `ConnectError::Handshake` where the socket fails before the preface is written.
+/// `ConnectError::Handshake` where the socket ends before that, `Timeout` after `Settings::preface_timeout`.
 pub async fn connect<T>(io: T, settings: &Settings, ledger: &Arc<Ledger>) -> Result<Rc<Connection>, ConnectError>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let preface = Rc::new(Preface::default());
     let (send, mut driver) = h2::client::Builder::new()
         .initial_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)
         .max_header_list_size(settings.max_header_list)
         .max_send_buffer_size(settings.send_buffer)
         .enable_push(false)
-        .handshake::<T, Bytes>(io)
+        .handshake::<_, Bytes>(Listened::new(io, &preface))
         .await
         .map_err(|_| ConnectError::Handshake)?;
     let now = Nanos::now();
@@ -56,6 +59,7 @@ where
         Rc::new(State { active: Cell::new(0), closed: Cell::new(false), opened: now, idle_since: Cell::new(now) });
     let pings = settings.ping_interval.and_then(|every| Some((driver.ping_pong()?, every)));
     let (watched, timeout) = (Rc::clone(&state), settings.ping_timeout);
+    let listened = Rc::clone(&preface);
     tokio::task::spawn_local(async move {
         let result = match pings {
             None => driver.await,
@@ -65,11 +69,16 @@ where
             },
         };
         watched.closed.set(true);
+        listened.end();
         if let Err(error) = result {
             tracing::debug!(%error, "upstream connection ended");
         }
     });
-    Ok(Rc::new(Connection { send: RefCell::new(send), state, ledger: Arc::clone(ledger) }))
+    match tokio::time::timeout(settings.preface_timeout, preface.heard()).await {
+        Ok(true) => Ok(Rc::new(Connection { send: RefCell::new(send), state, ledger: Arc::clone(ledger) })),
+        Ok(false) => Err(ConnectError::Handshake),
+        Err(_) => Err(ConnectError::Timeout(settings.preface_timeout)),
+    }
 }
 
 impl Connection {

@@ -6,6 +6,7 @@
 
 mod client;
 mod ledger;
+mod preface;
 mod pump;
 mod server;
 
