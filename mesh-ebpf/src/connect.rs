@@ -134,7 +134,12 @@ fn log(ctx: &SockAddrContext, dst: &Addr, decision: &Decision) {
     let reason = match decision {
         Decision::Pass(reason) | Decision::Refuse(reason, _) | Decision::Rewrite(reason, ..) => *reason,
     };
-    aya_log_ebpf::debug!(ctx, "connect to ...{:x}:{}: reason {}", u32::from_be(dst.ip[3]), dst.port, reason.index());
+    let last = u32::from_be(dst.ip[3]);
+    if dst.is_v4() {
+        aya_log_ebpf::debug!(ctx, "connect to {:i}:{}: reason {}", last, dst.port, reason.index());
+    } else {
+        aya_log_ebpf::debug!(ctx, "connect to ipv6 ...{:x} port {}: reason {}", last, dst.port, reason.index());
+    }
 }
 
 /// The app sees ECONNREFUSED, not EPERM: every client knows what to do with it.

@@ -45,8 +45,7 @@ pub static SOCKS: SockHash<FlowKey> = SockHash::with_max_entries(1024, 0);
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);
 /// Connections placed by the kernel, by service id.
 #[map]
-pub static SERVICE_STATS: PerCpuHashMap<u32, ServiceStats> =
-    PerCpuHashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+pub static SERVICE_STATS: PerCpuHashMap<u32, ServiceStats> = PerCpuHashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 /// Opens, closes and refusals, while somebody listens.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);

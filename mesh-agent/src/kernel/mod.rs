@@ -9,6 +9,7 @@
 
 mod control;
 mod counters;
+mod debug;
 mod dump;
 mod error;
 mod events;
@@ -122,6 +123,7 @@ pub struct Kernel {
     flows: FlowTable,
     counters: Counters,
     self_test: SelfTest,
+    _debug: Option<debug::DebugLog>,
 }
 
 impl Kernel {
@@ -151,7 +153,8 @@ impl Kernel {
         let counters = Counters::open(&config.pin_dir)?;
         let sync = sync::Sync::open(&config, counters.clone())?;
         let flows = FlowTable::open(&config.pin_dir)?;
-        Ok(Self { config, loaded, control, sync, flows, counters, self_test })
+        let _debug = if config.debug { Some(debug::DebugLog::start(&config)?) } else { None };
+        Ok(Self { config, loaded, control, sync, flows, counters, self_test, _debug })
     }
 
     /// Original destinations for the workers.
