@@ -2,7 +2,8 @@
 
 mod support_node;
 
-use mesh_test::lab::finish_load;
+use mesh_test::apps::load::report::Report;
+use mesh_test::lab::{Pod, finish_load};
 use std::time::{Duration, Instant};
 use support_node::{assert_even, eventually, pingpong, settled};
 
@@ -71,13 +72,28 @@ fn a_replica_killed_under_load_costs_at_most_what_it_was_doing() {
     victim.crash().unwrap();
     std::thread::sleep(Duration::from_millis(1500));
     let report = finish_load(&mut load).unwrap();
-    // None or one is with the victim on an idle machine, a few on a busy one; each must have been with the victim.
-    assert!(report.ok > 300 && report.failed <= 10, "{report:?}");
-    let endpoint = format!("endpoint {}:9000", victim.ips().v4);
-    for error in report.errors.values() {
-        assert!(error.message.contains(&endpoint) && error.message.contains("connection termination"), "{report:?}");
-    }
+    // A dying process takes milliseconds to close its sockets; at 100 calls a second to each replica few fit in there.
+    assert!(report.ok > 400 && report.failed <= 5, "{report:?}");
+    only_with(victim, &report);
     assert_eq!(report.connections_opened, 1, "the client's connection is the agent's, not the replica's: {report:?}");
+    lab.finish().unwrap();
+}
+
+#[test]
+fn a_replica_killed_in_mid_stream_ends_its_own_streams_only() {
+    let (lab, client) = pingpong(3);
+    // Six streams at a time, two with each replica, half a second each, begun to be answered almost at once.
+    let args = ["--target", "ws002-pingpong:9000", "--method", "server-stream", "--messages", "10", "--delay-ms", "50"];
+    let mut load = client.start_load(&[&args[..], &["--concurrency", "6"]].concat()).unwrap();
+    std::thread::sleep(Duration::from_millis(1200));
+    let victim = &lab.pods_of("pingpong", "ws002-pingpong")[1];
+    victim.crash().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let report = finish_load(&mut load).unwrap();
+    println!("killed in mid-stream: {} ok, {} failed {:?}", report.ok, report.failed, report.errors);
+    assert!((1..=6).contains(&report.failed), "its streams end with an error, not in silence: {report:?}");
+    assert!(report.ok >= 20, "{report:?}");
+    assert_eq!(report.connections_opened, 1, "{report:?}");
     lab.finish().unwrap();
 }
 
@@ -148,4 +164,12 @@ fn removal_leaves_no_trace_and_connections_go_on() {
     let opaque = finish_load(&mut opaque).unwrap();
     assert_eq!((opaque.failed, opaque.connections_opened), (0, 1), "{opaque:?}");
     lab.finish().unwrap();
+}
+
+/// Every failure names an address of this pod.
+fn only_with(victim: &Pod, report: &Report) {
+    for error in report.errors.values() {
+        let its_own = victim.ips().both().iter().any(|ip| error.message.contains(&ip.to_string()));
+        assert!(its_own, "a call failed that was not with {}: {report:?}", victim.name());
+    }
 }

@@ -48,6 +48,7 @@ fn pods_are_reached_by_both_families_and_leave_in_order() {
     }
     let mut load = client.start_load(&["--target", "ws002-pingpong:9000", "--rate", "200", "--reconnect"]).unwrap();
     lab.scale("pingpong", "ws002-pingpong", 4).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
     lab.scale("pingpong", "ws002-pingpong", 1).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(lab.pods_of("pingpong", "ws002-pingpong").len(), 1);
@@ -93,10 +94,10 @@ fn signals_and_kill_9_leave_no_trace() {
     }
 }
 
-/// `mesh-lab run` until it has said its id and brought pods up.
+/// `mesh-lab run` with agents and all, until it has said its id, brought pods up and begun its story.
 fn start_story() -> (Child, String) {
     let mut lab = Command::new(env!("CARGO_BIN_EXE_mesh-lab"))
-        .args(["run", "--no-mesh", "--keep", "-o", "json"])
+        .args(["run", "--keep", "-o", "json"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

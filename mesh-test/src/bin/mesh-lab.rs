@@ -34,7 +34,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
-        Command::Run(args) => run(args),
+        Command::Run(args) => run(&args),
         Command::Clean => clean(),
         Command::Enter(args) => enter(&args),
         Command::Janitor { id } => cleanup::janitor(&id),

@@ -52,12 +52,12 @@ pub struct RunArgs {
 pub(crate) type Verdicts = Vec<(bool, String)>;
 
 /// Runs to the end of the story, or until a signal, and leaves nothing behind.
-pub fn run(args: RunArgs) -> Result<()> {
+pub fn run(args: &RunArgs) -> Result<()> {
     let signals = Signals::watch()?;
     let mut show = Show::new(args.output, !args.once);
-    let lab = builder(&args).start()?;
+    let lab = builder(args).start()?;
     let mut verdicts = Verdicts::new();
-    let told = perform(&lab, &args, &mut show, &signals, &mut verdicts);
+    let told = perform(&lab, args, &mut show, &signals, &mut verdicts);
     // After Ctrl-C a half-told story is no failure.
     let told = if signals.asked() { Ok(()) } else { told };
     let cleaned = lab.finish();

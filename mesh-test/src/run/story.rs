@@ -206,8 +206,8 @@ impl Story<'_> {
             let replicas = self.lab.pods_of(NAMESPACE, SERVER);
             match self.show.key(Duration::from_millis(100)) {
                 Some(Key::Quit) => self.signals.ask(),
-                Some(Key::ScaleUp) if replicas.len() < 20 => self.lab.scale(NAMESPACE, SERVER, replicas.len() + 1)?,
-                Some(Key::ScaleDown) if replicas.len() > 1 => self.lab.scale(NAMESPACE, SERVER, replicas.len() - 1)?,
+                Some(Key::ScaleUp) if replicas.len() < 20 => self.scale_watching(replicas.len() + 1, watch)?,
+                Some(Key::ScaleDown) if replicas.len() > 1 => self.scale_watching(replicas.len() - 1, watch)?,
                 Some(Key::Kill) => {
                     if let Some(victim) = replicas.iter().find(|pod| self.lab.is_ready(pod)) {
                         self.show.say(&format!("kill -9 {}", victim.name()));
@@ -223,6 +223,9 @@ impl Story<'_> {
                     } else {
                         "label off: the next connections are outside"
                     });
+                    for agent in self.lab.agents().iter().filter(|agent| agent.node() == self.client.node()) {
+                        agent.await_enrolled(NAMESPACE, self.client.name(), on)?;
+                    }
                     watch.finish()?;
                     // A connection stays where it was opened, so the client opens another.
                     *watch = Watch::start(&self.client, TARGET, &["--rate", RATE], &mut self.show.view)?;
@@ -253,6 +256,20 @@ impl Story<'_> {
         watch.show_to_end(self.lab, self.show, self.signals)
     }
 
+    /// Scales while the view goes on: a pod that ends has seconds of grace.
+    fn scale_watching(&mut self, replicas: usize, watch: &mut Watch) -> Result<()> {
+        self.show.say(&format!("kubectl scale deployment {SERVER} --replicas {replicas}"));
+        let lab = self.lab;
+        std::thread::scope(|scope| {
+            let scaling = scope.spawn(move || lab.scale(NAMESPACE, SERVER, replicas));
+            while !scaling.is_finished() {
+                watch.look(lab, self.show);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            scaling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
     fn crash(&mut self, victim: &Pod) -> Result<()> {
         victim.crash()?;
         for replica in self.show.view.replicas.iter_mut().filter(|replica| replica.pod == victim.name()) {
@@ -262,6 +279,10 @@ impl Story<'_> {
     }
 
     fn verdict(&mut self, ok: bool, text: &str) {
+        if self.signals.asked() {
+            // Cut short by Ctrl-C: it says nothing about the mesh.
+            return;
+        }
         self.show.say(&format!("{} {text}", if ok { "ok:" } else { "NOT AS PROMISED:" }));
         self.show.draw(true);
         self.verdicts.push((ok, text.to_owned()));
