@@ -48,11 +48,14 @@ fn a_killed_agent_fails_open_and_its_successor_adopts() {
     println!("direct {} ms after kill -9", direct.as_millis());
     assert!(direct < Duration::from_millis(1500), "{direct:?}");
 
-    let serving = lab.agent(0).restart().unwrap();
-    println!("the successor served {} ms after its start", serving.as_millis());
+    let restarted = Instant::now();
+    lab.agent(0).restart().unwrap();
+    lab.agent(0).await_enrolled("pingpong", "client", true).unwrap();
+    let call = client.call(&["--target", "ws002-pingpong:9000"]).unwrap();
+    let serving = restarted.elapsed();
+    println!("the successor served a call {} ms after its start (processes and all)", serving.as_millis());
+    assert!(call.ok && serving < Duration::from_secs(3), "{serving:?} {call:?}");
     assert_eq!(lab.agent(0).ask(&["kernel"]).unwrap()["adoption"], "adopted");
-    let agent = lab.agent(0);
-    agent.await_enrolled("pingpong", "client", true).unwrap();
     settled(&lab, "pingpong/ws002-pingpong:9000", 2);
     assert_even(&client.load(&["--target", "ws002-pingpong:9000", "--count", "100"]).unwrap(), 2);
 
