@@ -67,6 +67,27 @@ fn a_killed_agent_fails_open_and_its_successor_adopts() {
 }
 
 #[test]
+fn a_frozen_agent_fails_open_as_a_dead_one_does() {
+    let (lab, client) = pingpong(2);
+    lab.agent(0).freeze().unwrap();
+    // Its beat is stale after a second; its listeners still accept, so only the kernel can know.
+    std::thread::sleep(Duration::from_millis(1500));
+    let report = client.load(&["--target", "ws002-pingpong:9000", "--count", "20", "--reconnect"]).unwrap();
+    assert_eq!((report.ok, report.failed), (20, 0), "{report:?}");
+    assert!(report.max_us < 500_000, "nothing waits for the frozen agent: {report:?}");
+    lab.agent(0).thaw().unwrap();
+    assert!(lab.agent(0).counter("beat_stale_open").unwrap() >= 20);
+    assert!(
+        eventually(Duration::from_secs(3), || {
+            let report = client.load(&["--target", "ws002-pingpong:9000", "--count", "20"]).unwrap();
+            report.ok == 20 && report.replicas.len() == 2
+        }),
+        "it goes on where it was"
+    );
+    lab.finish().unwrap();
+}
+
+#[test]
 fn a_replica_killed_under_load_costs_at_most_what_it_was_doing() {
     let (lab, client) = pingpong(3);
     let mut load = client.start_load(&["--target", "ws002-pingpong:9000", "--rate", "300"]).unwrap();

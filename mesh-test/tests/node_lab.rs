@@ -94,6 +94,29 @@ fn signals_and_kill_9_leave_no_trace() {
     }
 }
 
+#[test]
+fn the_next_lab_removes_what_a_dead_one_left() {
+    let (mut lab, id) = start_story();
+    let mut janitors = Vec::new();
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<_> = command.split(|byte| *byte == 0).collect();
+        if words.contains(&b"janitor".as_slice()) && words.contains(&id.as_bytes()) {
+            janitors.push(process.file_name().to_string_lossy().into_owned());
+        }
+    }
+    assert_eq!(janitors.len(), 1, "a lab has one janitor");
+    // The janitor first: nobody is left to clean up.
+    for pid in [&janitors[0], &lab.id().to_string()] {
+        assert!(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
+    }
+    lab.wait().unwrap();
+    assert!(!trace(&Layout::new(&id)).is_empty(), "there is something to remove");
+    let next = Lab::builder().without_agents().without_kube_proxy().start().unwrap();
+    assert_eq!(trace(&Layout::new(&id)), Vec::<String>::new());
+    next.finish().unwrap();
+}
+
 /// `mesh-lab run` with agents and all, until it has said its id, brought pods up and begun its story.
 fn start_story() -> (Child, String) {
     let mut lab = Command::new(env!("CARGO_BIN_EXE_mesh-lab"))

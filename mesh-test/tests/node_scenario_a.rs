@@ -109,3 +109,19 @@ fn two_nodes_have_an_agent_each() {
     }
     lab.finish().unwrap();
 }
+
+#[test]
+fn a_pod_opts_out_alone() {
+    let (lab, client) = pingpong(2);
+    let outside = lab.pod("outside").namespace("pingpong").label("sidecar.istio.io/inject", "false").start().unwrap();
+    let named = |status: &serde_json::Value| {
+        let all = status["pods"]["outside"].as_array().cloned().unwrap_or_default();
+        all.iter()
+            .any(|pod| pod["pod"] == "pingpong/outside" && pod["reason"].as_str().is_some_and(|why| !why.is_empty()))
+    };
+    lab.agent(0).await_status("names the pod outside and why", named).unwrap();
+    let report = outside.load(&["--target", "ws002-pingpong:9000", "--count", "40"]).unwrap();
+    assert_eq!((report.ok, report.replicas.len()), (40, 1), "{report:?}");
+    assert_even(&client.load(&["--target", "ws002-pingpong:9000", "--count", "40"]).unwrap(), 2);
+    lab.finish().unwrap();
+}

@@ -74,6 +74,15 @@ impl Agent {
         }
     }
 
+    /// The process is alive and does nothing: it cannot even refuse.
+    pub fn freeze(&self) -> Result<()> {
+        lock(&self.process).as_ref().context("the agent is not running")?.signal(Signal::STOP)
+    }
+
+    pub fn thaw(&self) -> Result<()> {
+        lock(&self.process).as_ref().context("the agent is not running")?.signal(Signal::CONT)
+    }
+
     /// SIGTERM; returns when it has ended.
     pub fn stop(&self, limit: Duration) -> Result<()> {
         let mut process = lock(&self.process).take().context("the agent is not running")?;
