@@ -1,7 +1,9 @@
 //! `cargo xtask`: every developer and CI action as a typed subcommand, one file per task.
 
+mod bench;
 mod build_ebpf;
 mod doctor;
+mod peers;
 mod run;
 mod sh;
 mod test;
@@ -24,9 +26,13 @@ struct Args {
 enum Task {
     /// Show the product on this machine: pods, an agent per node, a story; flags are `mesh-lab run`'s
     Run(run::Args),
+    /// Measure Undermesh beside its peers in interleaved rounds; flags are `mesh-bench run`'s
+    Bench(bench::Args),
+    /// Install what tests and benches need beyond Rust
+    Peers(peers::Args),
     /// Say what this machine lacks, and the command that fixes it
     Doctor(doctor::Args),
-    /// Pass every test: static checks, unit, scripted peers, attach, node, interop, bench smoke
+    /// Pass every test: static checks, unit, scripted peers, attach, node, smoke
     Test(test::Args),
     /// Rebuild the committed eBPF object from its source, or prove that it matches (`--check`)
     BuildEbpf(build_ebpf::Args),
@@ -42,6 +48,8 @@ fn main() -> ExitCode {
     };
     let done = match task {
         Task::Run(args) => run::run(&args),
+        Task::Bench(args) => bench::run(&args),
+        Task::Peers(args) => peers::run(&args),
         Task::Doctor(args) => doctor::run(&args),
         Task::Test(args) => test::run(&args),
         Task::BuildEbpf(args) => build_ebpf::run(&args),

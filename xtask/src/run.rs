@@ -4,7 +4,6 @@ use crate::sh;
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::Command;
 
 #[derive(clap::Args)]
@@ -25,7 +24,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !built.success() {
         bail!("the build failed");
     }
-    let lab = programs().join("mesh-lab");
+    let lab = sh::programs().join("mesh-lab");
     let mut command = if sh::is_root() {
         Command::new(&lab)
     } else if sh::find("sudo").is_some() {
@@ -38,9 +37,4 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let error = command.arg("run").args(&args.flags).exec();
     Err(error).with_context(|| format!("cannot start {}", lab.display()))
-}
-
-fn programs() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| sh::root().join("target"), PathBuf::from);
-    target.join("fast")
 }

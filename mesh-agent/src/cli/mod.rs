@@ -51,7 +51,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no agent to ask.";
 /// Where the agent is, for those that ask it; where it shall be, for `run`.
 #[derive(Debug, Args)]
 pub struct Place {
-    /// The agent's directory; its admin socket is <DIR>/agent.sock
+    /// The agent's directory; its admin socket is `agent.sock` in there
     #[arg(long, global = true, env = "UNDERMESH_RUN_DIR", value_name = "DIR", default_value = "/run/undermesh")]
     pub run_dir: PathBuf,
     /// The admin socket, if it is elsewhere (not for `run`)

@@ -106,7 +106,7 @@ impl Drop for Process {
         for pid in self.tree().into_iter().rev() {
             if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
                 // One that has gone by itself is fine.
-                drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
         if let Err(error) = self.child.wait() {

@@ -189,7 +189,7 @@ fn backends(programs: &Programs) -> Result<Vec<Process>> {
         let listen = format!("{ip}:{GRPC_PORT}");
         let echo = format!("{ip}:{ECHO_PORT}");
         let tag = (index + 1).to_string();
-        let command = [&own, "backend", "--listen", &listen, "--echo", &echo, "--tag", &tag].map(ToString::to_string);
+        let command = [own.as_str(), "backend", "--listen", &listen, "--echo", &echo, "--tag", &tag].map(str::to_owned);
         Process::serve(&format!("backend-{tag}"), &[0], &command, &programs.work, listen.parse()?)
     };
     ENDPOINTS.into_iter().enumerate().map(start).collect()

@@ -1,0 +1,33 @@
+//! `cargo xtask bench`: Undermesh beside its peers on the same work, in interleaved rounds.
+
+use crate::sh;
+use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
+
+#[derive(clap::Args)]
+// Everything else is mesh-bench's: one place knows the flags.
+#[command(disable_help_flag = true)]
+pub(crate) struct Args {
+    /// Flags of `mesh-bench run`: --cell, --proxy, --workers, --rounds, --seconds, --smoke, -o table|json; or another subcommand
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    flags: Vec<OsString>,
+}
+
+/// Builds and runs; a first word without a dash names another of mesh-bench's subcommands (`balance`, `connect-hook`).
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut build = sh::cargo();
+    build.args(["build", "--profile", "fast", "--package", "mesh-agent", "--package", "mesh-test", "--bins"]);
+    if !build.status().context("cannot start cargo")?.success() {
+        bail!("the build failed");
+    }
+    let mut bench = std::process::Command::new(sh::programs().join("mesh-bench"));
+    let named = args.flags.first().is_some_and(|word| !word.to_string_lossy().starts_with('-'));
+    if !named {
+        bench.arg("run");
+    }
+    let status = bench.args(&args.flags).current_dir(sh::root()).status().context("cannot start mesh-bench")?;
+    if !status.success() {
+        bail!("mesh-bench ended with {status}");
+    }
+    Ok(())
+}
