@@ -45,8 +45,11 @@ pub fn remove(layout: &Layout) -> Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("cannot remove the run directory"),
         _ => Ok(()),
     });
-    // Left if another lab is up.
+    // Both stay if another lab, or an agent outside any lab, is up.
     let _ = fs::remove_dir(RUN);
+    if let Ok(Some(bpffs)) = crate::cgroup::bpffs_mount() {
+        let _ = fs::remove_dir(bpffs.join("undermesh"));
+    }
     if problems.is_empty() { Ok(()) } else { anyhow::bail!("lab {} is not clean: {}", layout.id, problems.join("; ")) }
 }
 
