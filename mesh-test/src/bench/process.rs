@@ -59,6 +59,7 @@ impl Process {
         log: &Path,
         address: SocketAddr,
     ) -> Result<Self> {
+        until_free(address)?;
         let (mut process, stdout) = Self::start(name, cores, command, log)?;
         std::thread::spawn(move || {
             let mut sink = BufReader::new(stdout);
@@ -99,6 +100,19 @@ impl Process {
         }
         pids
     }
+}
+
+/// Waits until nobody accepts on the address: a killed proxy's workers may outlive it for a moment, and would be taken
+/// for the next proxy.
+fn until_free(address: SocketAddr) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
+        if Instant::now() > deadline {
+            bail!("something else accepts on {address}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 impl Drop for Process {
