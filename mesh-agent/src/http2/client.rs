@@ -1,5 +1,6 @@
 //! The client side: one connection to an endpoint and the calls on it.
 
+use super::gather::Gathered;
 use super::preface::{Listened, Preface};
 use super::pump::{Pump, PumpError};
 use super::{Ledger, RecvBody, upstream_error};
@@ -12,7 +13,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Ping, PingPong};
 use http::{Request, Response};
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let preface = Rc::new(Preface::default());
+    let (io, turn_end) = Gathered::new(io);
     let (send, mut driver) = h2::client::Builder::new()
         .initial_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)
@@ -61,6 +63,11 @@ where
     let (watched, timeout) = (Rc::clone(&state), settings.ping_timeout);
     let listened = Rc::clone(&preface);
     tokio::task::spawn_local(async move {
+        let driver = poll_fn(move |cx| {
+            let ended = Pin::new(&mut driver).poll(cx);
+            turn_end.poll(cx);
+            ended
+        });
         let result = match pings {
             None => driver.await,
             Some((pings, every)) => tokio::select! {

@@ -5,6 +5,7 @@
 //! window has taken them.
 
 mod client;
+mod gather;
 mod ledger;
 mod preface;
 mod pump;

@@ -1,5 +1,6 @@
 //! The server side: a client's connection and the streams on it.
 
+use super::gather::{Gathered, TurnEnd};
 use super::pump::{Pump, PumpError};
 use super::{Ledger, RecvBody, upstream_error};
 use crate::body::Body;
@@ -17,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 /// A client's connection.
 #[derive(Debug)]
 pub struct Server<T> {
-    connection: h2::server::Connection<T, Bytes>,
+    connection: h2::server::Connection<Gathered<T>, Bytes>,
+    turn_end: TurnEnd<T>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
@@ -26,6 +28,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
     /// # Errors
     /// The client's connection ended or it does not speak HTTP/2.
     pub async fn handshake(io: T, settings: &Settings) -> Result<Self, UpstreamError> {
+        let (io, turn_end) = Gathered::new(io);
         let connection = h2::server::Builder::new()
             .initial_window_size(settings.stream_window)
             .initial_connection_window_size(settings.connection_window)
@@ -35,12 +38,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
             .handshake(io)
             .await
             .map_err(|error| upstream_error(&error))?;
-        Ok(Self { connection })
+        Ok(Self { connection, turn_end })
     }
 
     /// The next request; `None` when the connection ended. Must be polled for streams to make progress.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Exchange, UpstreamError>>> {
-        self.connection.poll_accept(cx).map(|next| {
+        let next = self.connection.poll_accept(cx);
+        self.turn_end.poll(cx);
+        next.map(|next| {
             Some(next?.map_err(|error| upstream_error(&error)).map(|(request, send)| {
                 let request = request
                     .map(|stream| if stream.is_end_stream() { Body::Empty } else { RecvBody::request(stream).into() });
