@@ -7,6 +7,7 @@
 pub mod apps;
 pub mod bench;
 pub mod cgroup;
+pub mod interop;
 pub mod lab;
 pub mod manifest;
 pub mod net;
