@@ -15,11 +15,7 @@ pub(crate) struct Args {
 
 /// Builds and runs; a first word without a dash names another of mesh-bench's subcommands (`balance`, `connect-hook`).
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut build = sh::cargo();
-    build.args(["build", "--profile", "fast", "--package", "mesh-agent", "--package", "mesh-test", "--bins"]);
-    if !build.status().context("cannot start cargo")?.success() {
-        bail!("the build failed");
-    }
+    sh::build_programs()?;
     let mut bench = std::process::Command::new(sh::programs().join("mesh-bench"));
     let named = args.flags.first().is_some_and(|word| !word.to_string_lossy().starts_with('-'));
     if !named {

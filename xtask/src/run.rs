@@ -17,13 +17,7 @@ pub(crate) struct Args {
 
 /// Builds and hands over: on success this process *is* mesh-lab, so signals and the terminal are its own.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut build = sh::cargo();
-    build.args(["build", "--profile", "fast", "--package", "mesh-agent", "--package", "mesh-test", "--bins"]);
-    // cargo shows its progress on standard error; standard output is the story's, so that `-o json` stays JSON.
-    let built = build.status().context("cannot start cargo")?;
-    if !built.success() {
-        bail!("the build failed");
-    }
+    sh::build_programs()?;
     let lab = sh::programs().join("mesh-lab");
     let mut command = if sh::is_root() {
         Command::new(&lab)

@@ -30,6 +30,17 @@ pub(crate) fn programs() -> PathBuf {
     target.join("fast")
 }
 
+/// Builds what is run: the agent, the lab, the apps, the bench. cargo shows its progress on standard error; standard
+/// output is the program's, so that `-o json` stays JSON.
+pub(crate) fn build_programs() -> Result<()> {
+    let mut build = cargo();
+    build.args(["build", "--profile", "fast", "--package", "mesh-agent", "--package", "mesh-test", "--bins"]);
+    if !build.status().context("cannot start cargo")?.success() {
+        bail!("the build failed");
+    }
+    Ok(())
+}
+
 /// `program` on PATH?
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
