@@ -8,7 +8,6 @@ use std::fs::File;
 use std::time::Duration;
 use support::{Agent, echo, grpc, message, soon};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn the_accept_loop_outlives_descriptor_exhaustion() {
@@ -24,9 +23,11 @@ async fn the_accept_loop_outlives_descriptor_exhaustion() {
     while let Ok(file) = File::open("/dev/null") {
         taken.push(file);
     }
-    let mut refused: TcpStream = soon("connect", socket.connect(agent.addr)).await.unwrap();
-    let told = soon("the client learns at once", refused.read_u8()).await;
-    assert!(told.is_err(), "reset or closed, not served");
+    // The reset may overtake the look at what became of connect().
+    if let Ok(mut refused) = soon("connect", socket.connect(agent.addr)).await {
+        let told = soon("the client learns at once", refused.read_u8()).await;
+        assert!(told.is_err(), "reset or closed, not served");
+    }
     let counted = async {
         while agent.metric(&["reason=\"out-of-descriptors\""]) < 1.0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
