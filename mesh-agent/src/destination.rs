@@ -107,12 +107,7 @@ impl Destinations {
     /// A pod dialled by its own address: a headless Service's record. The port's declaration still counts.
     fn workload(&self, snapshot: &Snapshot, workload: &Arc<Workload>, dst: OrigDst) -> Rc<Target> {
         let addr = EndpointAddr::new(dst.addr());
-        let declared = snapshot
-            .services()
-            .filter(|service| service.name.namespace == workload.key.namespace)
-            .flat_map(|service| service.ports.iter().map(move |port| (service, port)))
-            .find(|(_, port)| port.endpoints.endpoints.iter().any(|endpoint| endpoint.addr == addr));
-        let (service, key, protocol) = match declared {
+        let (service, key, protocol) = match snapshot.headless_port(dst) {
             Some((service, port)) => (Arc::clone(&service.host), port.key.clone(), port.protocol),
             None => {
                 let name =
@@ -144,5 +139,73 @@ impl Destinations {
         let set = Arc::new(EndpointSet { endpoints: vec![endpoint] });
         let picker = Picker::new(key, &set, Policy::from(LbPolicy::Default), &self.registry);
         Rc::new(Target { service, name, protocol, picker })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{Enrolment, Owner, WorkloadKey};
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+
+    fn workload(ip: &str) -> Workload {
+        let key = WorkloadKey { namespace: "shop".into(), name: "cart-0".into(), uid: "1".into() };
+        Workload {
+            owner: Owner { kind: "StatefulSet".into(), name: "cart".into() },
+            key,
+            service_account: "default".into(),
+            node: "node".into(),
+            labels: BTreeMap::new(),
+            ips: vec![ip.parse().unwrap()],
+            locality: Locality::default(),
+            enrolment: Enrolment::Elsewhere,
+        }
+    }
+
+    fn service(name: &str, headless: bool, protocol: Protocol, endpoint: SocketAddr) -> Service {
+        let name = ServiceName::new("shop", name);
+        let endpoint = Endpoint {
+            addr: EndpointAddr::new(endpoint),
+            weight: 1,
+            health: EndpointHealth::Ready,
+            workload: None,
+            locality: Locality::default(),
+        };
+        let port = ServicePort {
+            key: PortKey::new(name.clone(), 80),
+            port: 80,
+            name: "port".into(),
+            protocol,
+            lb: LbPolicy::Default,
+            endpoints: Arc::new(EndpointSet { endpoints: vec![endpoint] }),
+        };
+        Service {
+            host: format!("{}.shop.svc.cluster.local", name.name).into(),
+            name,
+            vips: Vec::new(),
+            headless,
+            ports: vec![Arc::new(port)],
+        }
+    }
+
+    /// Only the Service that speaks for the pod's address is asked: not each of the namespace, which costs what they
+    /// are in number and lets a Service with a virtual address rename a plain dial to one of its pods.
+    #[test]
+    fn a_pod_is_known_by_the_service_that_speaks_for_it() {
+        let (grpc, plain): (SocketAddr, SocketAddr) =
+            ("10.0.0.1:9000".parse().unwrap(), "10.0.0.1:9001".parse().unwrap());
+        let mut snapshot = Snapshot::default();
+        snapshot.insert_workload(Arc::new(workload("10.0.0.1")));
+        for (name, headless, at) in [("a", false, grpc), ("b", true, grpc), ("c", false, plain)] {
+            snapshot.insert_service(Arc::new(service(name, headless, Protocol::Grpc, at)));
+        }
+        snapshot.set_headless(EndpointAddr::new(grpc), Some(&PortKey::new(ServiceName::new("shop", "b"), 80)));
+        let destinations = Destinations::new(Arc::new(ArcSwap::from_pointee(snapshot)), Arc::default());
+        let target = |addr| destinations.target(&Wants::Original(OrigDst::new(addr))).unwrap();
+        let known = target(grpc);
+        assert_eq!((&*known.service, known.protocol), ("b.shop.svc.cluster.local", Protocol::Grpc));
+        let unknown = target(plain);
+        assert_eq!((&*unknown.service, unknown.protocol), (PASSTHROUGH, Protocol::Detect));
     }
 }
