@@ -180,13 +180,8 @@ mod tests {
             lb: LbPolicy::Default,
             endpoints: Arc::new(EndpointSet { endpoints: vec![endpoint] }),
         };
-        Service {
-            host: format!("{}.shop.svc.cluster.local", name.name).into(),
-            name,
-            vips: Vec::new(),
-            headless,
-            ports: vec![Arc::new(port)],
-        }
+        let host = name.host("cluster.local");
+        Service { headless, ports: vec![Arc::new(port)], ..Service::new(name, &host) }
     }
 
     /// Only the Service that speaks for the pod's address is asked: not each of the namespace, which costs what they

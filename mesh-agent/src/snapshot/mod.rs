@@ -6,15 +6,25 @@
 //!
 //! The maps are persistent (structure-sharing): a change costs what it touches, whatever the number of services.
 
+mod egress;
+mod lookup;
+pub mod policy;
+pub mod route;
 mod service;
 mod workload;
 
+pub use egress::{EgressListener, EgressScope, OutboundPolicy, ScopedHost, ScopedNamespace, covers_host};
+pub use lookup::{Client, as_ip, host_names, is_subset, without_port};
 pub use service::{
-    Endpoint, EndpointHealth, EndpointSet, LbPolicy, PortKey, Protocol, Service, ServiceName, ServicePort,
+    Endpoint, EndpointHealth, EndpointSet, LbPolicy, PortKey, Protocol, Resolution, Service, ServiceName, ServicePort,
+    TrafficDistribution,
 };
 pub use workload::{Enrolment, Locality, OutsideReason, Owner, Workload, WorkloadKey};
 
 use crate::addr::{EndpointAddr, OrigDst, ServiceAddr};
+use lookup::ByHost;
+use policy::DestinationPolicy;
+use route::VirtualHost;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -31,6 +41,13 @@ pub struct Snapshot {
     by_ip: Map<IpAddr, WorkloadKey>,
     /// Addresses of pods behind headless Services, for protocol and metrics of connections straight to them.
     headless: Map<EndpointAddr, PortKey>,
+    /// Who has a host: usually one Service.
+    hosts: ByHost<ServiceName>,
+    /// Routes of clients in the mesh.
+    virtual_hosts: ByHost<VirtualHost>,
+    policies: ByHost<DestinationPolicy>,
+    /// By namespace, in order of age.
+    sidecars: Map<Arc<str>, Arc<[Arc<EgressScope>]>>,
 }
 
 /// What an original destination is, as the configuration knows it.
@@ -87,6 +104,10 @@ impl Snapshot {
             && self.workloads == other.workloads
             && self.by_ip == other.by_ip
             && self.headless == other.headless
+            && self.hosts == other.hosts
+            && self.virtual_hosts == other.virtual_hosts
+            && self.policies == other.policies
+            && self.sidecars == other.sidecars
     }
 
     pub fn workload(&self, key: &WorkloadKey) -> Option<&Arc<Workload>> {
@@ -113,11 +134,13 @@ impl Snapshot {
         for (vip, port) in service.addrs() {
             self.by_addr.insert(ServiceAddr::new((vip, port).into()), PortKey::new(service.name.clone(), port));
         }
+        self.rename(&service, |names| names.push(Arc::new(service.name.clone())));
         self.services.insert(service.name.clone(), service);
     }
 
     pub fn remove_service(&mut self, name: &ServiceName) -> Option<Arc<Service>> {
         let former = self.services.remove(name)?;
+        self.rename(&former, |_| {});
         for (vip, port) in former.addrs() {
             let addr = ServiceAddr::new((vip, port).into());
             if self.by_addr.get(&addr).is_some_and(|key| key.service == *name) {
@@ -125,6 +148,42 @@ impl Snapshot {
             }
         }
         Some(former)
+    }
+
+    /// Who has a Service's host beside it, changed by `change`; kept in order of name.
+    fn rename(&mut self, service: &Service, change: impl FnOnce(&mut Vec<Arc<ServiceName>>)) {
+        let mut names: Vec<_> = self.hosts.exact(&service.host).to_vec();
+        names.retain(|name| **name != service.name);
+        change(&mut names);
+        names.sort();
+        self.hosts.set(&service.host, names);
+    }
+
+    pub fn virtual_hosts(&self) -> impl Iterator<Item = &Arc<VirtualHost>> {
+        self.virtual_hosts.all()
+    }
+
+    /// All of a host's candidates, in order of age.
+    pub fn set_virtual_hosts(&mut self, host: &Arc<str>, candidates: Vec<Arc<VirtualHost>>) {
+        self.virtual_hosts.set(host, candidates);
+    }
+
+    pub fn destination_policies(&self) -> impl Iterator<Item = &Arc<DestinationPolicy>> {
+        self.policies.all()
+    }
+
+    /// All of a host's DestinationRules, merged by namespace and selector, in order of age.
+    pub fn set_destination_policies(&mut self, host: &Arc<str>, policies: Vec<Arc<DestinationPolicy>>) {
+        self.policies.set(host, policies);
+    }
+
+    /// All of a namespace's Sidecars in order of age.
+    pub fn set_sidecars(&mut self, namespace: &Arc<str>, scopes: Vec<Arc<EgressScope>>) {
+        if scopes.is_empty() {
+            self.sidecars.remove(namespace);
+        } else {
+            self.sidecars.insert(Arc::clone(namespace), scopes.into());
+        }
     }
 
     pub fn insert_workload(&mut self, workload: Arc<Workload>) {

@@ -1,5 +1,6 @@
 //! Compiled Services: addresses, ports, protocol, endpoints.
 
+use super::route::Visibility;
 use super::{Locality, Workload};
 use crate::addr::EndpointAddr;
 use serde::Serialize;
@@ -60,9 +61,57 @@ pub struct Service {
     /// `clusterIP: None`: pods are dialled by their own addresses.
     pub headless: bool,
     pub ports: Vec<Arc<ServicePort>>,
+    pub export: Visibility,
+    pub resolution: Resolution,
+    /// `MESH_EXTERNAL`: never mTLS, no workload behind its endpoints.
+    pub external: bool,
+    pub traffic_distribution: Option<TrafficDistribution>,
+    /// Names that its endpoints' certificates may bear (ServiceEntry `subjectAltNames`).
+    pub subject_alt_names: Vec<Arc<str>>,
+}
+
+/// How a Service's endpoints are found (Kubernetes, ServiceEntry `resolution`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resolution {
+    /// They are listed: Kubernetes' Services, `STATIC`.
+    Static,
+    /// `NONE`: where the client's connection goes already.
+    None,
+    /// `DNS`: all addresses of the names.
+    Dns,
+    /// `DNS_ROUND_ROBIN`: the first address at each new connection.
+    DnsRoundRobin,
+    /// `DYNAMIC_DNS`: the name that the request gives.
+    DynamicDns,
+}
+
+/// `spec.trafficDistribution` of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrafficDistribution {
+    /// `PreferClose`, `PreferSameZone`
+    SameZone,
+    SameNode,
 }
 
 impl Service {
+    /// A Kubernetes Service without addresses and ports.
+    pub fn new(name: ServiceName, host: &str) -> Self {
+        Self {
+            name,
+            host: host.into(),
+            vips: Vec::new(),
+            headless: false,
+            ports: Vec::new(),
+            export: Visibility::Public,
+            resolution: Resolution::Static,
+            external: false,
+            traffic_distribution: None,
+            subject_alt_names: Vec::new(),
+        }
+    }
+
     /// Every virtual address and port.
     pub fn addrs(&self) -> impl Iterator<Item = (IpAddr, u16)> {
         self.vips.iter().flat_map(|vip| self.ports.iter().map(|port| (*vip, port.port)))

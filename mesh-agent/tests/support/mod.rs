@@ -99,11 +99,8 @@ pub fn snapshot(generation: u64, protocol: Protocol, endpoints: &[SocketAddr]) -
     let mut snapshot = Snapshot::default();
     snapshot.generation = generation;
     snapshot.insert_service(Arc::new(Service {
-        name: key().service,
-        host: "echo.default.svc.cluster.local".into(),
-        vips: Vec::new(),
-        headless: false,
         ports: vec![Arc::new(port)],
+        ..Service::new(key().service, "echo.default.svc.cluster.local")
     }));
     snapshot
 }

@@ -66,12 +66,12 @@ pub(super) fn compile<'a>(input: Input<'_, 'a>, view: &mut View<'_>, found: &mut
         endpoint_advice(spec, &input.origin, &ports, &mut own);
     }
     found.extend(own.into_iter().map(|diagnostic| (None, diagnostic)));
+    let host = input.name.host(input.cluster_domain);
     Service {
-        host: input.name.host(input.cluster_domain).into(),
-        name: input.name,
         vips: if is_external(spec) { Vec::new() } else { input.vips },
         headless: is_headless(spec),
         ports,
+        ..Service::new(input.name, &host)
     }
 }
 

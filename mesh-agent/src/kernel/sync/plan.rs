@@ -85,9 +85,8 @@ pub(super) mod tests {
                 locality: Locality::default(),
             })
             .collect();
+        let host = name.host("cluster.local");
         Service {
-            host: name.host("cluster.local").into(),
-            name,
             vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
             headless: vips.is_empty(),
             ports: vec![Arc::new(ServicePort {
@@ -98,6 +97,7 @@ pub(super) mod tests {
                 lb: LbPolicy::Default,
                 endpoints: Arc::new(EndpointSet { endpoints }),
             })],
+            ..Service::new(name, &host)
         }
     }
 
