@@ -8,6 +8,7 @@
 
 mod egress;
 mod lookup;
+mod mesh;
 pub mod policy;
 pub mod route;
 mod service;
@@ -15,6 +16,7 @@ mod workload;
 
 pub use egress::{EgressListener, EgressScope, OutboundPolicy, ScopedHost, ScopedNamespace, covers_host};
 pub use lookup::{Client, as_ip, host_names, is_subset, without_port};
+pub use mesh::MeshSettings;
 pub use service::{
     Endpoint, EndpointHealth, EndpointSet, LbPolicy, PortKey, Protocol, Resolution, Service, ServiceName, ServicePort,
     TrafficDistribution,
@@ -35,6 +37,7 @@ type Map<K, V> = imbl::GenericHashMap<K, V, rustc_hash::FxBuildHasher, imbl::sha
 pub struct Snapshot {
     /// Grows by one with each published change.
     pub generation: u64,
+    mesh: Arc<MeshSettings>,
     services: Map<ServiceName, Arc<Service>>,
     by_addr: Map<ServiceAddr, PortKey>,
     workloads: Map<WorkloadKey, Arc<Workload>>,
@@ -75,6 +78,15 @@ impl Snapshot {
         }
     }
 
+    /// What holds for the whole mesh.
+    pub fn mesh(&self) -> &Arc<MeshSettings> {
+        &self.mesh
+    }
+
+    pub fn set_mesh(&mut self, mesh: Arc<MeshSettings>) {
+        self.mesh = mesh;
+    }
+
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services.get(name)
     }
@@ -99,7 +111,8 @@ impl Snapshot {
 
     /// Equal in everything but the generation.
     pub fn same_content(&self, other: &Self) -> bool {
-        self.services == other.services
+        self.mesh == other.mesh
+            && self.services == other.services
             && self.by_addr == other.by_addr
             && self.workloads == other.workloads
             && self.by_ip == other.by_ip

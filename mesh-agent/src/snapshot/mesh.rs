@@ -1,0 +1,44 @@
+//! What holds for the whole mesh (Istio's MeshConfig).
+
+use super::OutboundPolicy;
+use super::route::{RetryOn, RetryPolicy};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MeshSettings {
+    /// Objects of this namespace hold for all others (`rootNamespace`).
+    pub root_namespace: Arc<str>,
+    pub cluster_domain: Arc<str>,
+    /// `outboundTrafficPolicy`
+    pub outbound: OutboundPolicy,
+    /// `defaultHttpRetryPolicy`: where no rule says anything; `None`: `attempts: 0`.
+    pub retry: Option<Arc<RetryPolicy>>,
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        Self {
+            root_namespace: "istio-system".into(),
+            cluster_domain: "cluster.local".into(),
+            outbound: OutboundPolicy::AllowAny,
+            retry: Some(Arc::new(RetryPolicy::proven())),
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// The default: twice, and only with proof that the endpoint did not process the request (DESIGN, invariant 12).
+    pub fn proven() -> Self {
+        Self {
+            attempts: 2,
+            on: RetryOn::PROVEN,
+            statuses: Vec::new(),
+            per_try_timeout: None,
+            backoff: Duration::from_millis(25),
+            avoid_previous: true,
+            remote_localities: false,
+        }
+    }
+}
