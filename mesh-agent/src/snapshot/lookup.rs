@@ -120,10 +120,11 @@ impl Snapshot {
         own.or_else(|| names.iter().find_map(|name| seen(name)))
     }
 
-    /// The routes that hold for `host` (a canonical name) and a client in the mesh.
-    pub fn virtual_host(&self, client: &Client<'_>, host: &str) -> Option<&Arc<VirtualHost>> {
+    /// The routes that hold for a port of `host` (a canonical name) and a client in the mesh.
+    pub fn virtual_host(&self, client: &Client<'_>, host: &str, port: u16) -> Option<&Arc<VirtualHost>> {
         self.virtual_hosts.covering(host).find_map(|candidates| {
-            let seen = candidates.iter().filter(|v| v.export.visible_to(&v.namespace, client.namespace));
+            let speaks = |v: &VirtualHost| v.ports.is_empty() || v.ports.contains(&port);
+            let seen = candidates.iter().filter(|v| v.export.visible_to(&v.namespace, client.namespace) && speaks(v));
             // Candidates are in order of age: `min_by_key` keeps the first of equals.
             seen.min_by_key(|v| rank(&v.export, &v.namespace, client.namespace))
         })
@@ -197,5 +198,31 @@ mod tests {
         assert_eq!(found("a.b.com"), ["a.b.com", "*.b.com", "*.com", "*"]);
         assert_eq!(found("b.com"), ["*.com", "*"], "a wildcard never covers the bare suffix");
         assert_eq!(found("*.b.com"), ["*.b.com", "*.com", "*"].map(|s| s));
+    }
+
+    #[test]
+    fn a_consumers_routes_hold_for_its_namespace_and_the_ports_it_names() {
+        let host: Arc<str> = "a.shop.svc.cluster.local".into();
+        let routes = |namespace: &str, export, ports: &[u16]| {
+            Arc::new(VirtualHost {
+                host: Arc::clone(&host),
+                family: super::super::route::Family::GatewayApi,
+                namespace: namespace.into(),
+                export,
+                ports: ports.to_vec(),
+                routes: Vec::new(),
+            })
+        };
+        let mut snapshot = Snapshot::default();
+        let candidates = vec![routes("shop", Visibility::Public, &[]), routes("front", Visibility::Private, &[80, 81])];
+        snapshot.set_virtual_hosts(&host, candidates);
+        let labels = BTreeMap::new();
+        let of = |namespace, port| {
+            let found = snapshot.virtual_host(&Client { namespace, labels: &labels }, &host, port);
+            found.map(|v| v.namespace.to_string())
+        };
+        assert_eq!(of("front", 80).as_deref(), Some("front"));
+        assert_eq!(of("front", 90).as_deref(), Some("shop"));
+        assert_eq!(of("back", 80).as_deref(), Some("shop"));
     }
 }

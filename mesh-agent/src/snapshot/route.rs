@@ -19,6 +19,8 @@ pub struct VirtualHost {
     /// Namespace of the objects it was made of; `Visibility::visible_to` reads it with `export`.
     pub namespace: Arc<str>,
     pub export: Visibility,
+    /// The Service's ports it speaks for (Gateway API `parentRefs[].port`); empty: all.
+    pub ports: Vec<u16>,
     /// First match wins, except that a route whose `Conditions` do not hold is passed over.
     pub routes: Vec<Arc<Route>>,
 }
