@@ -110,7 +110,7 @@ impl Index {
                     self.slices.entry(service).or_default().insert(Arc::clone(&r.key.name), Arc::clone(r));
                 }
             }
-            Object::Namespace(_) | Object::Node(_) | Object::Endpoints(_) | Object::Controller(_) => {}
+            _ => {}
         }
     }
 
@@ -141,7 +141,7 @@ impl Index {
                     }
                 }
             }
-            Object::Namespace(_) | Object::Node(_) | Object::Endpoints(_) | Object::Controller(_) => {}
+            _ => {}
         }
     }
 
@@ -164,7 +164,7 @@ impl Index {
                 dirty.services.insert(service_name(&r.key));
             }
             Object::EndpointSlice(_) => dirty.services.extend(slice_service(r)),
-            Object::Controller(_) => {}
+            _ => {}
         }
     }
 

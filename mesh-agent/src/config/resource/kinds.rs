@@ -3,20 +3,54 @@
 use serde::Serialize;
 use std::fmt;
 
-/// The kinds this version reads.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
-pub enum Kind {
-    Namespace,
-    Node,
-    Pod,
-    Service,
-    Endpoints,
-    EndpointSlice,
-    Deployment,
-    StatefulSet,
-    ReplicaSet,
-    DaemonSet,
-    Job,
+macro_rules! kinds {
+    ($($kind:ident $name:literal $scope:ident [$($version:literal)*];)*) => {
+        /// The kinds this version reads.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+        pub enum Kind { $(#[serde(rename = $name)] $kind,)* }
+
+        impl Kind {
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// Namespaced kinds without a namespace stand in `default`, as kubectl has it.
+            pub fn is_namespaced(self) -> bool {
+                match self { $(Self::$kind => matches!(Scope::$scope, Scope::Namespaced),)* }
+            }
+
+            /// `Service`; with its group where two families have a kind of that name.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$kind => $name,)* }
+            }
+        }
+
+        /// Each version of a kind that is read; all versions of one kind mean the same. The first is the one to write.
+        const READ: &[(Kind, &str, &[&str])] = &[$((Kind::$kind, $name, &[$($version,)*]),)*];
+    };
+}
+
+enum Scope {
+    Cluster,
+    Namespaced,
+}
+
+kinds! {
+    Namespace "Namespace" Cluster ["v1"];
+    Node "Node" Cluster ["v1"];
+    Pod "Pod" Namespaced ["v1"];
+    Service "Service" Namespaced ["v1"];
+    Endpoints "Endpoints" Namespaced ["v1"];
+    EndpointSlice "EndpointSlice" Namespaced ["discovery.k8s.io/v1"];
+    Deployment "Deployment" Namespaced ["apps/v1"];
+    StatefulSet "StatefulSet" Namespaced ["apps/v1"];
+    ReplicaSet "ReplicaSet" Namespaced ["apps/v1"];
+    DaemonSet "DaemonSet" Namespaced ["apps/v1"];
+    Job "Job" Namespaced ["batch/v1"];
+    VirtualService "VirtualService" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
+    DestinationRule "DestinationRule" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
+    ServiceEntry "ServiceEntry" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
+    WorkloadEntry "WorkloadEntry" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
+    Sidecar "Sidecar" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
+    IstioGateway "Gateway.networking.istio.io" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
 }
 
 /// What a document's `apiVersion` and `kind` mean to us.
@@ -27,24 +61,15 @@ pub(super) enum Recognised {
     OtherVersion(Kind, &'static str),
     /// A traffic or security object that a later version will act on.
     Later(&'static str),
+    /// An object that no version will act on. Holds what to write instead.
+    Never(&'static str),
     /// Of no concern to a mesh: ConfigMap, ServiceAccount, RBAC, custom resource definitions…
     Harmless,
     Unknown,
 }
 
-const READ: &[(&str, &str, Kind)] = &[
-    ("v1", "Namespace", Kind::Namespace),
-    ("v1", "Node", Kind::Node),
-    ("v1", "Pod", Kind::Pod),
-    ("v1", "Service", Kind::Service),
-    ("v1", "Endpoints", Kind::Endpoints),
-    ("discovery.k8s.io/v1", "EndpointSlice", Kind::EndpointSlice),
-    ("apps/v1", "Deployment", Kind::Deployment),
-    ("apps/v1", "StatefulSet", Kind::StatefulSet),
-    ("apps/v1", "ReplicaSet", Kind::ReplicaSet),
-    ("apps/v1", "DaemonSet", Kind::DaemonSet),
-    ("batch/v1", "Job", Kind::Job),
-];
+const ENVOY_FILTER: &str =
+    "for a rate limit write a RequestPolicy (undermesh.dev/v1alpha1); otherwise remove it: there is no Envoy to filter";
 
 /// API groups whose objects change traffic, with whose they are.
 const LATER: &[(&str, &str)] = &[
@@ -99,43 +124,42 @@ const HARMLESS_CORE: &[&str] = &[
 ];
 
 impl Kind {
-    pub const ALL: &[Self] = &[
-        Self::Namespace,
-        Self::Node,
-        Self::Pod,
-        Self::Service,
-        Self::Endpoints,
-        Self::EndpointSlice,
-        Self::Deployment,
-        Self::StatefulSet,
-        Self::ReplicaSet,
-        Self::DaemonSet,
-        Self::Job,
-    ];
+    /// As documents write it; the first one is preferred.
+    pub fn versions(self) -> &'static [&'static str] {
+        READ.iter().find(|(kind, ..)| *kind == self).map_or(&[], |(_, _, versions)| versions)
+    }
 
-    /// Namespaced kinds without a namespace stand in `default`, as kubectl has it.
-    pub fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
+    /// Of a family that is there for traffic only; Kubernetes' own kinds are not.
+    pub fn is_traffic(self) -> bool {
+        self.versions()
+            .iter()
+            .any(|v| ["istio.io/", "gateway.networking.k8s.io/", "undermesh.dev/"].iter().any(|g| v.contains(g)))
     }
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        f.write_str(self.name())
     }
 }
 
 pub(super) fn recognise(api_version: &str, kind: &str) -> Recognised {
     let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    for (version, name, known) in READ {
-        let read_group = version.rsplit_once('/').map_or("", |(group, _)| group);
-        if *name == kind && read_group == group {
-            return if *version == api_version {
+    for (known, name, versions) in READ {
+        let name = name.split('.').next().unwrap_or(name);
+        let same_group = |version: &&&str| version.rsplit_once('/').map_or("", |(group, _)| group) == group;
+        if name == kind
+            && let Some(preferred) = versions.iter().find(same_group)
+        {
+            return if versions.contains(&api_version) {
                 Recognised::Read(*known)
             } else {
-                Recognised::OtherVersion(*known, version)
+                Recognised::OtherVersion(*known, preferred)
             };
         }
+    }
+    if group == "networking.istio.io" && kind == "EnvoyFilter" {
+        return Recognised::Never(ENVOY_FILTER);
     }
     if let Some((_, family)) = LATER.iter().find(|(later, _)| *later == group) {
         return Recognised::Later(family);
@@ -159,7 +183,13 @@ mod tests {
             recognise("discovery.k8s.io/v1beta1", "EndpointSlice"),
             Recognised::OtherVersion(Kind::EndpointSlice, "discovery.k8s.io/v1")
         );
-        assert_eq!(recognise("networking.istio.io/v1", "VirtualService"), Recognised::Later("Istio traffic"));
+        for version in ["v1", "v1beta1", "v1alpha3"] {
+            let read = recognise(&format!("networking.istio.io/{version}"), "VirtualService");
+            assert_eq!(read, Recognised::Read(Kind::VirtualService));
+        }
+        assert_eq!(recognise("networking.istio.io/v1", "Gateway"), Recognised::Read(Kind::IstioGateway));
+        assert_eq!(recognise("networking.istio.io/v1", "ProxyConfig"), Recognised::Later("Istio traffic"));
+        assert!(matches!(recognise("networking.istio.io/v1alpha3", "EnvoyFilter"), Recognised::Never(_)));
         assert_eq!(recognise("v1", "ConfigMap"), Recognised::Harmless);
         assert_eq!(recognise("v1", "Sevrice"), Recognised::Unknown);
     }

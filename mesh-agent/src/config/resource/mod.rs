@@ -5,10 +5,12 @@
 
 mod core;
 mod discovery;
+pub(crate) mod fields;
+pub mod istio;
 mod kinds;
 mod locate;
 pub mod parse;
-mod schema;
+pub(crate) mod schema;
 mod workloads;
 
 pub use core::{
@@ -16,6 +18,7 @@ pub use core::{
     ServiceSpec, TargetPort,
 };
 pub use discovery::{AddressType, EndpointSlice, Endpoints, SliceEndpoint};
+pub use fields::doc_page;
 pub use kinds::Kind;
 pub use workloads::Controller;
 
@@ -46,6 +49,12 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// Deployment, StatefulSet, ReplicaSet, DaemonSet, Job: read by the lab, which plays their controllers.
     Controller(Box<Controller>),
+    VirtualService(Box<istio::virtual_service::VirtualService>),
+    DestinationRule(Box<istio::destination_rule::DestinationRule>),
+    ServiceEntry(Box<istio::service_entry::ServiceEntry>),
+    WorkloadEntry(Box<istio::service_entry::WorkloadEntry>),
+    Sidecar(Box<istio::sidecar::Sidecar>),
+    IstioGateway(Box<istio::gateway::Gateway>),
 }
 
 /// Identity of an object in a source.

@@ -1,8 +1,9 @@
 //! Text of one file → typed resources and diagnostics. Pure.
 
+use super::fields::{Finding, What};
 use super::kinds::{Recognised, recognise};
 use super::locate::{Document, documents, first_content, line_of};
-use super::schema::unknown_fields;
+use super::schema::findings;
 use super::{Kind, Meta, Object, ObjectKey, Provenance, Resource};
 use crate::config::diagnostic::{Code, Diagnostic};
 use serde::Deserialize;
@@ -108,6 +109,9 @@ impl Reader<'_> {
                 format!("{object}: this version does not act on {family} objects yet"),
             )
             .fix("none needed: the object is ignored"),
+            Recognised::Never(instead) => {
+                Diagnostic::warning(Code::NotSupported, format!("{object}: the object has no effect")).fix(instead)
+            }
             Recognised::OtherVersion(kind, version) => {
                 Diagnostic::warning(Code::UnknownVersion, format!("{object}: {kind} is read as {version} only"))
                     .field("apiVersion")
@@ -140,15 +144,9 @@ impl Reader<'_> {
         match read(kind, value) {
             Ok((mut meta, object)) => {
                 meta.namespace = Arc::clone(&key.namespace);
-                for unknown in unknown_fields(kind, value) {
-                    let fix =
-                        unknown.meant.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
-                    let diagnostic = Diagnostic::warning(Code::UnknownField, "unknown field; it has no effect")
-                        .object(&key)
-                        .at(&self.field_place(path, &unknown.path))
-                        .field(unknown.path)
-                        .fix(fix);
-                    self.parsed.diagnostics.push(diagnostic);
+                for finding in findings(kind, value) {
+                    let place = self.field_place(path, &finding.path);
+                    self.parsed.diagnostics.push(said(finding).object(&key).at(&place));
                 }
                 let hash = hash(value);
                 self.parsed.resources.push(Resource { key, meta, object, place, hash });
@@ -203,6 +201,20 @@ impl Reader<'_> {
     }
 }
 
+fn said(finding: Finding) -> Diagnostic {
+    let diagnostic = match finding.what {
+        What::Unknown(meant) => {
+            let fix = meant.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
+            Diagnostic::warning(Code::UnknownField, "unknown field; it has no effect").fix(fix)
+        }
+        What::NoEffect(why) => {
+            let message = format!("the field has no effect here: {why}");
+            Diagnostic::warning(Code::NotSupported, message).fix("remove it if it is not needed")
+        }
+    };
+    diagnostic.field(finding.path)
+}
+
 #[derive(Debug)]
 struct Malformed {
     /// 0-based in the document.
@@ -241,6 +253,12 @@ fn read(kind: Kind, value: &Value) -> Result<(Meta, Object), Failure> {
         Kind::Deployment | Kind::StatefulSet | Kind::ReplicaSet | Kind::DaemonSet | Kind::Job => {
             Object::Controller(from_value(value)?)
         }
+        Kind::VirtualService => Object::VirtualService(from_value(value)?),
+        Kind::DestinationRule => Object::DestinationRule(from_value(value)?),
+        Kind::ServiceEntry => Object::ServiceEntry(from_value(value)?),
+        Kind::WorkloadEntry => Object::WorkloadEntry(from_value(value)?),
+        Kind::Sidecar => Object::Sidecar(from_value(value)?),
+        Kind::IstioGateway => Object::IstioGateway(from_value(value)?),
     };
     Ok((meta, object))
 }

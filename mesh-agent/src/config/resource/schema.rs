@@ -1,105 +1,114 @@
-//! Field names of the parts of objects that we read whole, to find misspelt ones.
+//! Which fields each kind has: Kubernetes' here, the other families' beside their structs.
 //!
-//! Pod specs and templates are huge and mostly not ours: only `metadata` and the parts below are checked, so nothing
-//! right is ever called wrong. Names are those of Kubernetes 1.36's API reference.
+//! Pod specs and templates are huge and mostly not ours: only `metadata` and the parts below are looked into, so
+//! nothing right is ever called wrong. Names are those of Kubernetes 1.36's API reference.
 
 use super::Kind;
+use super::fields::{Field, Finding, check, leaf, list, message};
+use super::istio;
 use serde_yaml_ng::Value;
 
-const META: &[&str] = &[
-    "name",
-    "generateName",
-    "namespace",
-    "selfLink",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "labels",
-    "annotations",
-    "ownerReferences",
-    "finalizers",
-    "managedFields",
-    "clusterName",
-];
-const TOP: &[&str] = &["apiVersion", "kind", "metadata"];
-const SERVICE_SPEC: &[&str] = &[
-    "allocateLoadBalancerNodePorts",
-    "clusterIP",
-    "clusterIPs",
-    "externalIPs",
-    "externalName",
-    "externalTrafficPolicy",
-    "healthCheckNodePort",
-    "internalTrafficPolicy",
-    "ipFamilies",
-    "ipFamily",
-    "ipFamilyPolicy",
-    "loadBalancerClass",
-    "loadBalancerIP",
-    "loadBalancerSourceRanges",
-    "ports",
-    "publishNotReadyAddresses",
-    "selector",
-    "sessionAffinity",
-    "sessionAffinityConfig",
-    "topologyKeys",
-    "trafficDistribution",
-    "type",
-];
-const SERVICE_PORT: &[&str] = &["appProtocol", "name", "nodePort", "port", "protocol", "targetPort"];
-const SUBSET: &[&str] = &["addresses", "notReadyAddresses", "ports"];
-const SUBSET_ADDRESS: &[&str] = &["hostname", "ip", "nodeName", "targetRef"];
-const DISCOVERY_PORT: &[&str] = &["appProtocol", "name", "port", "protocol"];
-const SLICE_ENDPOINT: &[&str] =
-    &["addresses", "conditions", "deprecatedTopology", "hints", "hostname", "nodeName", "targetRef", "zone"];
-const CONDITIONS: &[&str] = &["ready", "serving", "terminating"];
+pub(super) const META: Field = message(
+    "metadata",
+    &[
+        leaf("name"),
+        leaf("generateName"),
+        leaf("namespace"),
+        leaf("selfLink"),
+        leaf("uid"),
+        leaf("resourceVersion"),
+        leaf("generation"),
+        leaf("creationTimestamp"),
+        leaf("deletionTimestamp"),
+        leaf("deletionGracePeriodSeconds"),
+        leaf("labels"),
+        leaf("annotations"),
+        leaf("ownerReferences"),
+        leaf("finalizers"),
+        leaf("managedFields"),
+        leaf("clusterName"),
+    ],
+);
+const VERSION: Field = leaf("apiVersion");
+const KIND: Field = leaf("kind");
+const STATUS: Field = leaf("status");
 
-/// A field the kind does not have.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Unknown {
-    /// `spec.ports[0].targetport`
-    pub(crate) path: String,
-    /// The field that was probably meant.
-    pub(crate) meant: Option<&'static str>,
+/// The fields of an object whose own part is `spec`.
+pub(super) const fn object(spec: &'static [Field]) -> [Field; 5] {
+    [VERSION, KIND, META, message("spec", spec), STATUS]
 }
 
-/// Every misspelt field of an object.
-pub(crate) fn unknown_fields(kind: Kind, object: &Value) -> Vec<Unknown> {
-    let mut found = Vec::new();
-    let top: &[&str] = match kind {
-        Kind::Endpoints => &["subsets"],
-        Kind::EndpointSlice => &["addressType", "endpoints", "ports"],
-        _ => &["spec", "status"],
-    };
-    let all: Vec<&'static str> = TOP.iter().chain(top).copied().collect();
-    check(object, "", &all, &mut found);
-    check_at(object, "", "metadata", META, &mut found);
+const OPAQUE: &[Field] = &[VERSION, KIND, META, leaf("spec"), STATUS];
+const SERVICE: &[Field] = &object(&[
+    leaf("allocateLoadBalancerNodePorts"),
+    leaf("clusterIP"),
+    leaf("clusterIPs"),
+    leaf("externalIPs"),
+    leaf("externalName"),
+    leaf("externalTrafficPolicy"),
+    leaf("healthCheckNodePort"),
+    leaf("internalTrafficPolicy"),
+    leaf("ipFamilies"),
+    leaf("ipFamily"),
+    leaf("ipFamilyPolicy"),
+    leaf("loadBalancerClass"),
+    leaf("loadBalancerIP"),
+    leaf("loadBalancerSourceRanges"),
+    list("ports", SERVICE_PORT),
+    leaf("publishNotReadyAddresses"),
+    leaf("selector"),
+    leaf("sessionAffinity"),
+    leaf("sessionAffinityConfig"),
+    leaf("topologyKeys"),
+    leaf("trafficDistribution"),
+    leaf("type"),
+]);
+const SERVICE_PORT: &[Field] =
+    &[leaf("appProtocol"), leaf("name"), leaf("nodePort"), leaf("port"), leaf("protocol"), leaf("targetPort")];
+const ENDPOINTS: &[Field] = &[
+    VERSION,
+    KIND,
+    META,
+    list(
+        "subsets",
+        &[list("addresses", SUBSET_ADDRESS), list("notReadyAddresses", SUBSET_ADDRESS), list("ports", DISCOVERY_PORT)],
+    ),
+];
+const SUBSET_ADDRESS: &[Field] = &[leaf("hostname"), leaf("ip"), leaf("nodeName"), leaf("targetRef")];
+const DISCOVERY_PORT: &[Field] = &[leaf("appProtocol"), leaf("name"), leaf("port"), leaf("protocol")];
+const ENDPOINT_SLICE: &[Field] = &[
+    VERSION,
+    KIND,
+    META,
+    leaf("addressType"),
+    list("ports", DISCOVERY_PORT),
+    list(
+        "endpoints",
+        &[
+            leaf("addresses"),
+            message("conditions", &[leaf("ready"), leaf("serving"), leaf("terminating")]),
+            leaf("deprecatedTopology"),
+            leaf("hints"),
+            leaf("hostname"),
+            leaf("nodeName"),
+            leaf("targetRef"),
+            leaf("zone"),
+        ],
+    ),
+];
+
+/// Every field of a kind.
+pub(crate) fn fields(kind: Kind) -> &'static [Field] {
     match kind {
-        Kind::Service => {
-            check_at(object, "", "spec", SERVICE_SPEC, &mut found);
-            if let Some(spec) = object.get("spec") {
-                check_each(spec, "spec.", "ports", SERVICE_PORT, &mut found);
-            }
-        }
-        Kind::Endpoints => {
-            check_each(object, "", "subsets", SUBSET, &mut found);
-            for (i, subset) in items(object, "subsets") {
-                let path = format!("subsets[{i}].");
-                check_each(subset, &path, "addresses", SUBSET_ADDRESS, &mut found);
-                check_each(subset, &path, "notReadyAddresses", SUBSET_ADDRESS, &mut found);
-                check_each(subset, &path, "ports", DISCOVERY_PORT, &mut found);
-            }
-        }
-        Kind::EndpointSlice => {
-            check_each(object, "", "ports", DISCOVERY_PORT, &mut found);
-            check_each(object, "", "endpoints", SLICE_ENDPOINT, &mut found);
-            for (i, endpoint) in items(object, "endpoints") {
-                check_at(endpoint, &format!("endpoints[{i}]."), "conditions", CONDITIONS, &mut found);
-            }
-        }
+        Kind::Service => SERVICE,
+        Kind::Endpoints => ENDPOINTS,
+        Kind::EndpointSlice => ENDPOINT_SLICE,
+        Kind::VirtualService => istio::virtual_service::FIELDS,
+        Kind::DestinationRule => istio::destination_rule::FIELDS,
+        Kind::ServiceEntry => istio::service_entry::FIELDS,
+        Kind::WorkloadEntry => istio::service_entry::WORKLOAD_ENTRY_FIELDS,
+        Kind::Sidecar => istio::sidecar::FIELDS,
+        Kind::IstioGateway => istio::gateway::FIELDS,
         Kind::Namespace
         | Kind::Node
         | Kind::Pod
@@ -107,68 +116,33 @@ pub(crate) fn unknown_fields(kind: Kind, object: &Value) -> Vec<Unknown> {
         | Kind::StatefulSet
         | Kind::ReplicaSet
         | Kind::DaemonSet
-        | Kind::Job => {}
-    }
-    found
-}
-
-fn items<'a>(parent: &'a Value, field: &str) -> impl Iterator<Item = (usize, &'a Value)> {
-    parent.get(field).and_then(Value::as_sequence).into_iter().flatten().enumerate()
-}
-
-fn check_at(parent: &Value, path: &str, field: &str, known: &[&'static str], found: &mut Vec<Unknown>) {
-    if let Some(value) = parent.get(field) {
-        check(value, &format!("{path}{field}."), known, found);
+        | Kind::Job => OPAQUE,
     }
 }
 
-fn check_each(parent: &Value, path: &str, field: &str, known: &[&'static str], found: &mut Vec<Unknown>) {
-    for (i, item) in items(parent, field) {
-        check(item, &format!("{path}{field}[{i}]."), known, found);
-    }
-}
-
-fn check(value: &Value, path: &str, known: &[&'static str], found: &mut Vec<Unknown>) {
-    let Some(map) = value.as_mapping() else { return };
-    for name in map.keys().filter_map(Value::as_str).filter(|name| !known.contains(name)) {
-        let meant = known.iter().copied().map(|k| (distance(name, k), k)).filter(|(d, _)| *d <= 2).min();
-        found.push(Unknown { path: format!("{path}{name}"), meant: meant.map(|(_, k)| k) });
-    }
-}
-
-/// Levenshtein distance, case-blind: `targetport` is 0 from `targetPort`.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.to_ascii_lowercase().into_bytes(), b.to_ascii_lowercase().into_bytes());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+/// Every misspelt field of an object, and every field that has no effect here.
+pub(crate) fn findings(kind: Kind, object: &Value) -> Vec<Finding> {
+    check(fields(kind), object)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::fields::What;
     use super::*;
 
     #[test]
     fn misspelt_fields_are_found_with_what_was_meant() {
         let yaml = "apiVersion: v1\nkind: Service\nmetadata: {name: a, lables: {}}\nspec:\n  slector: {app: a}\n  ports:\n  - port: 80\n    targetport: 8080\n    whatever: 1\n";
         let value: Value = serde_yaml_ng::from_str(yaml).unwrap();
-        let found = unknown_fields(Kind::Service, &value);
-        let found: Vec<_> = found.iter().map(|u| (u.path.as_str(), u.meant)).collect();
+        let found = findings(Kind::Service, &value);
+        let found: Vec<_> = found.iter().map(|f| (f.path.as_str(), &f.what)).collect();
         assert_eq!(
             found,
             [
-                ("metadata.lables", Some("labels")),
-                ("spec.slector", Some("selector")),
-                ("spec.ports[0].targetport", Some("targetPort")),
-                ("spec.ports[0].whatever", None),
+                ("metadata.lables", &What::Unknown(Some("labels"))),
+                ("spec.slector", &What::Unknown(Some("selector"))),
+                ("spec.ports[0].targetport", &What::Unknown(Some("targetPort"))),
+                ("spec.ports[0].whatever", &What::Unknown(None)),
             ]
         );
     }

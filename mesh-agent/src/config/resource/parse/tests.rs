@@ -55,7 +55,7 @@ fn lists_json_and_nulls_are_read() {
 
 #[test]
 fn kinds_we_do_not_read_are_named_once() {
-    let text = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\n---\napiVersion: v1\nkind: service\nmetadata: {name: s}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n---\nhello: world\n---\napiVersion: v1\nkind: Pod\nmetadata: {}\n";
+    let text = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: v}\n---\napiVersion: v1\nkind: service\nmetadata: {name: s}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n---\nhello: world\n---\napiVersion: v1\nkind: Pod\nmetadata: {}\n";
     let parsed = read_text(text);
     let codes: Vec<_> = parsed.diagnostics.iter().map(|d| d.code.id()).collect();
     assert_eq!(codes, ["UM0004", "UM0005", "UM0003", "UM0008"]);
@@ -69,4 +69,21 @@ fn hash_ignores_place_and_key_order() {
     let b = read_text("# moved\n\nkind: Service\napiVersion: v1\nmetadata: {namespace: b, name: a}\n");
     assert_eq!(a.resources[0].hash, b.resources[0].hash);
     assert_ne!(a.resources[0].place, b.resources[0].place);
+}
+
+#[test]
+fn fields_without_effect_and_envoy_filters_are_named() {
+    let text = "apiVersion: networking.istio.io/v1alpha3\nkind: VirtualService\nmetadata: {name: v}\nspec:\n  hosts: [a]\n  http:\n  - match:\n    - statPrefix: x\n      headers:\n        end-user: {exakt: jason}\n    timeout: 1.5s\n    mirror_percent: 3\n---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: f}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: w}\nspec: {http: [{timeout: 5}]}\n";
+    let parsed = read_text(text);
+    assert_eq!(parsed.resources.len(), 1);
+    assert_eq!(
+        lines(&parsed),
+        [
+            "warning UM0110 t.yaml:8 VirtualService default/v spec.http[0].match[0].statPrefix: the field has no effect here: routes have metrics by their own names. Fix: remove it if it is not needed",
+            "warning UM0007 t.yaml:9 VirtualService default/v spec.http[0].match[0].headers[end-user].exakt: unknown field; it has no effect. Fix: did you mean exact?",
+            "warning UM0007 t.yaml:12 VirtualService default/v spec.http[0].mirror_percent: unknown field; it has no effect. Fix: did you mean mirrorPercent?",
+            "warning UM0110 t.yaml:14: EnvoyFilter f (networking.istio.io/v1alpha3): the object has no effect. Fix: for a rate limit write a RequestPolicy (undermesh.dev/v1alpha1); otherwise remove it: there is no Envoy to filter",
+            "error UM0006 t.yaml:21 VirtualService default/w spec.http[0].timeout: invalid type: integer `5`, expected a string; the object is not in force. Fix: put the value in quotes",
+        ]
+    );
 }
