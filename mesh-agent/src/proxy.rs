@@ -55,8 +55,14 @@ impl Conn {
     /// The port speaks HTTP: the client's first bytes say which version.
     async fn serve_declared_http(self: Rc<Self>, mut stream: TcpStream, target: Option<&Target>) {
         let mut first = BytesMut::new();
+        let mut drain = self.ctx.drain.clone();
         let reading = tokio::time::timeout(self.ctx.settings.idle, detect::read(&mut stream, &mut first));
-        match reading.await {
+        let read = tokio::select! {
+            read = reading => read,
+            // Not a byte so far, and the agent ends.
+            () = drain.grace_over() => return,
+        };
+        match read {
             Ok(Ok(Sniff::Tls)) if let Some(target) = target => {
                 // The app does TLS of its own on this port: nothing to see, but endpoints are still balanced.
                 opaque::serve(&self, target, stream, first.freeze(), None).await;
@@ -79,9 +85,8 @@ impl Conn {
         } else {
             let _active = ctx.recorder.metrics().connection(ConnectionKind::Http1);
             // Anything else gets 400 from HTTP/1.1, as on any HTTP port.
-            let mut drain = ctx.drain.clone();
             let handler = |request| exchange::exchange(Rc::clone(&self), request, None);
-            http1::serve(io, &ctx.settings, async move { drain.started().await }, handler).await
+            http1::serve(io, &ctx.settings, ctx.drain.clone(), handler).await
         };
         if let Err(error) = result {
             tracing::debug!(%error, "client connection ended");

@@ -49,6 +49,9 @@ pub struct Settings {
     /// A downstream HTTP connection without a request, and an opaque one without a byte, is closed after this.
     /// Istio's `idleTimeout` default.
     pub idle: Duration,
+    /// How long a stopping agent leaves HTTP/1.1 connections without a request open: a client that sends one meanwhile
+    /// is answered, and told with the answer that the connection closes.
+    pub drain_grace: Duration,
     /// HTTP/2 PING on upstream connections with streams. Off by default: gRPC servers answer pings more often than
     /// one in five minutes with GOAWAY ENHANCE_YOUR_CALM; TCP keep-alive finds dead peers without them.
     pub ping_interval: Option<Duration>,
@@ -78,6 +81,7 @@ impl Default for Settings {
             http1_idle: Duration::from_secs(4),
             http2_idle: Duration::from_secs(300),
             idle: Duration::from_secs(3600),
+            drain_grace: Duration::from_secs(5),
             ping_interval: None,
             ping_timeout: Duration::from_secs(10),
             max_connection_age: None,

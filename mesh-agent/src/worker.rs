@@ -129,9 +129,10 @@ impl Workers {
     }
 
     /// Sends GOAWAY and `connection: close`, waits until all connections ended, at most for `timeout`. True where all
-    /// did. Listeners should be dropped before.
+    /// did. Listeners should be dropped before. HTTP/1.1 connections without a request stay for half of the time, at
+    /// most `Settings::drain_grace`.
     pub async fn drain(&self, timeout: Duration) -> bool {
-        self.drain.start();
+        self.drain.start(self.shared.settings.drain_grace.min(timeout / 2));
         let ended = async {
             while self.limits.open() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -27,6 +27,12 @@ where
     addr
 }
 
+fn connected(to: SocketAddr) -> TcpStream {
+    let stream = std::net::TcpStream::connect(to).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    TcpStream::from_std(stream).unwrap()
+}
+
 /// Reads a head, up to and with the empty line.
 async fn head(stream: &mut TcpStream) -> Option<String> {
     let mut text = Vec::new();
@@ -83,6 +89,36 @@ async fn keep_alive_on_both_sides() {
     }
     assert_eq!(connections.load(SeqCst), 1);
     assert_eq!(agent.metric(&["undermesh_requests_total", "code=\"200\""]), 3.0);
+}
+
+/// A client with a keep-alive connection may be sending just when the agent is told to stop.
+#[tokio::test]
+async fn draining_tells_an_http1_client_with_an_answer() {
+    const GRACE: Duration = Duration::from_millis(600);
+    let settings = Settings { drain_grace: GRACE, ..Settings::default() };
+    let mut agent = Agent::with(Protocol::Http, &[http1(Arc::default()).await], settings);
+    let [mut busy, mut idle, mut silent] = [(); 3].map(|()| connected(agent.addr));
+    let request = b"GET /x HTTP/1.1\r\nHost: echo\r\n\r\n";
+    for client in [&mut busy, &mut idle] {
+        client.write_all(request).await.unwrap();
+        assert!(!answer(client).await.0.to_ascii_lowercase().contains("connection: close"));
+    }
+    agent.stop_listening();
+    let began = std::time::Instant::now();
+    let talk = async {
+        tokio::time::sleep(GRACE / 3).await;
+        busy.write_all(request).await.unwrap();
+        let (head, body) = answer(&mut busy).await;
+        assert!(head.starts_with("HTTP/1.1 200") && body.contains("GET /x"), "{head}{body}");
+        assert!(head.to_ascii_lowercase().contains("connection: close"), "{head}");
+        assert_eq!(soon("close", busy.read(&mut [0])).await.unwrap(), 0, "the answer was the last one");
+        for client in [&mut idle, &mut silent] {
+            assert_eq!(soon("close", client.read(&mut [0])).await.unwrap(), 0);
+            assert!(began.elapsed() >= GRACE, "an idle connection was closed after {:?}", began.elapsed());
+        }
+    };
+    let (drained, ()) = tokio::join!(agent.workers.drain(Duration::from_secs(10)), talk);
+    assert!(drained, "nothing is left open");
 }
 
 #[tokio::test]
