@@ -10,12 +10,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
 /// Opens an unconnected TCP socket (IPv6 where `true`) in a pod's network namespace.
-pub type OpenSocket = Arc<dyn Fn(bool) -> Pin<Box<dyn Future<Output = io::Result<OwnedFd>> + Send>> + Send + Sync>;
+pub type OpenSocket = Arc<OpenIn>;
+
+type OpenIn = dyn Fn(bool) -> Pin<Box<dyn Future<Output = io::Result<OwnedFd>> + Send>> + Send + Sync;
 
 /// Where sockets are opened.
 #[derive(Clone)]
@@ -24,6 +26,12 @@ pub enum Dialer {
     Host,
     /// A pod's, through the keeper.
     Pod(OpenSocket),
+}
+
+/// A source that may be gone.
+pub(super) enum Living {
+    Host,
+    Pod(Weak<OpenIn>),
 }
 
 impl Dialer {
@@ -43,6 +51,14 @@ impl Dialer {
         Ok(stream)
     }
 
+    /// To ask later whether the source is still there: its listener, or a connection accepted from it.
+    pub(super) fn living(&self) -> Living {
+        match self {
+            Self::Host => Living::Host,
+            Self::Pod(open) => Living::Pod(Arc::downgrade(open)),
+        }
+    }
+
     async fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
         match self {
             Self::Host if to.is_ipv4() => TcpSocket::new_v4(),
@@ -54,6 +70,21 @@ impl Dialer {
                 Ok(TcpSocket::from_std_stream(stream))
             }
         }
+    }
+}
+
+impl Living {
+    pub(super) fn lives(&self) -> bool {
+        match self {
+            Self::Host => true,
+            Self::Pod(open) => open.strong_count() > 0,
+        }
+    }
+}
+
+impl fmt::Debug for Living {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Living({})", self.lives())
     }
 }
 

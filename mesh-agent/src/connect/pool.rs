@@ -1,6 +1,7 @@
 //! One worker's connections to endpoints.
 
 use super::Dialer;
+use super::dial::Living;
 use crate::addr::EndpointAddr;
 use crate::error::ConnectError;
 use crate::http1;
@@ -26,6 +27,8 @@ pub enum Wire {
 pub struct Pools {
     http1: RefCell<FxHashMap<Key, Rc<http1::Idle>>>,
     http2: RefCell<FxHashMap<Key, Rc<Http2Pool>>>,
+    /// Sources that have a pool.
+    sources: RefCell<FxHashMap<u64, Living>>,
     settings: Arc<Settings>,
     ledger: Arc<http2::Ledger>,
 }
@@ -45,7 +48,7 @@ struct Http2Pool {
 
 impl Pools {
     pub fn new(settings: Arc<Settings>, ledger: Arc<http2::Ledger>) -> Self {
-        Self { http1: RefCell::default(), http2: RefCell::default(), settings, ledger }
+        Self { http1: RefCell::default(), http2: RefCell::default(), sources: RefCell::default(), settings, ledger }
     }
 
     /// A connection with room for one more call; the caller must start it before it awaits anything.
@@ -58,7 +61,7 @@ impl Pools {
         dialer: &Dialer,
         to: EndpointAddr,
     ) -> Result<Rc<http2::Connection>, ConnectError> {
-        let pool = self.http2_pool((source, to));
+        let pool = self.pool(&self.http2, (source, to), dialer);
         loop {
             if let Some(connection) = pool.with_room(&self.settings) {
                 return Ok(connection);
@@ -85,7 +88,7 @@ impl Pools {
         dialer: &Dialer,
         to: EndpointAddr,
     ) -> Result<(http1::Sender, Rc<http1::Idle>), ConnectError> {
-        let idle = Rc::clone(self.http1.borrow_mut().entry((source, to)).or_default());
+        let idle = self.pool(&self.http1, (source, to), dialer);
         if let Some(sender) = idle.take() {
             return Ok((sender, idle));
         }
@@ -94,10 +97,10 @@ impl Pools {
     }
 
     /// Takes over a connected socket that was opened before it was known what the client speaks.
-    pub async fn adopt(&self, source: u64, to: EndpointAddr, wire: Wire, stream: TcpStream) {
+    pub async fn adopt(&self, source: u64, dialer: &Dialer, to: EndpointAddr, wire: Wire, stream: TcpStream) {
         match wire {
             Wire::Http1 => {
-                let idle = Rc::clone(self.http1.borrow_mut().entry((source, to)).or_default());
+                let idle = self.pool(&self.http1, (source, to), dialer);
                 if let Ok(sender) = http1::connect(stream).await {
                     idle.put(sender);
                     // The connection's own task must run once before it is ready.
@@ -105,7 +108,7 @@ impl Pools {
                 }
             }
             Wire::Http2 => {
-                let pool = self.http2_pool((source, to));
+                let pool = self.pool(&self.http2, (source, to), dialer);
                 if let Ok(connection) = http2::connect(stream, &self.settings, &self.ledger).await {
                     pool.connections.borrow_mut().push(connection);
                 }
@@ -113,13 +116,22 @@ impl Pools {
         }
     }
 
-    /// Closes what was idle for too long. Called once a second.
+    /// Closes what was idle for too long, and what belongs to a pod that has left: an idle socket would keep its network
+    /// namespace alive. Called once a second.
     pub fn sweep(&self, now: Nanos) {
-        self.http1.borrow_mut().retain(|_, idle| {
+        let mut sources = self.sources.borrow_mut();
+        sources.retain(|_, source| source.lives());
+        self.http1.borrow_mut().retain(|(source, _), idle| {
+            if !sources.contains_key(source) {
+                return false;
+            }
             let left = idle.sweep(now, self.settings.http1_idle);
             left || Rc::strong_count(idle) > 1
         });
-        self.http2.borrow_mut().retain(|_, pool| {
+        self.http2.borrow_mut().retain(|(source, _), pool| {
+            if !sources.contains_key(source) {
+                return false;
+            }
             let mut connections = pool.connections.borrow_mut();
             connections
                 .retain(|c| !c.is_closed() && (c.active() > 0 || now.since(c.idle_since()) < self.settings.http2_idle));
@@ -127,11 +139,13 @@ impl Pools {
         });
     }
 
-    fn http2_pool(&self, key: Key) -> Rc<Http2Pool> {
-        if let Some(pool) = self.http2.borrow().get(&key) {
+    /// The pool of `pools` for a source and an endpoint.
+    fn pool<P: Default>(&self, pools: &RefCell<FxHashMap<Key, Rc<P>>>, key: Key, dialer: &Dialer) -> Rc<P> {
+        if let Some(pool) = pools.borrow().get(&key) {
             return Rc::clone(pool);
         }
-        Rc::clone(self.http2.borrow_mut().entry(key).or_default())
+        self.sources.borrow_mut().insert(key.0, dialer.living());
+        Rc::clone(pools.borrow_mut().entry(key).or_default())
     }
 
     /// Joins the connection being made, or starts one in a task of its own: a request that is cancelled meanwhile must
@@ -187,4 +201,81 @@ impl Http2Pool {
 
 fn too_old(connection: &http2::Connection, settings: &Settings) -> bool {
     settings.max_connection_age.is_some_and(|age| Nanos::now().since(connection.opened()) > age)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::OpenSocket;
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::task::LocalSet;
+
+    /// As the keeper's, in this namespace.
+    fn pod() -> Dialer {
+        let open: OpenSocket = Arc::new(|_| {
+            Box::pin(async {
+                let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+                Ok(OwnedFd::from(socket))
+            })
+        });
+        Dialer::Pod(open)
+    }
+
+    /// The endpoint's end of a connection that lies idle in its pool.
+    async fn pooled(pools: &Rc<Pools>, listener: &TcpListener, source: u64, dialer: &Dialer, wire: Wire) -> TcpStream {
+        let to = EndpointAddr::new(listener.local_addr().unwrap());
+        let pool = async {
+            match wire {
+                Wire::Http1 => {
+                    let (sender, idle) = pools.http1(source, dialer, to).await.unwrap();
+                    idle.put(sender);
+                }
+                Wire::Http2 => drop(pools.http2(source, dialer, to).await.unwrap()),
+            }
+        };
+        let accept = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            if wire == Wire::Http2 {
+                // An empty SETTINGS frame: the server speaks first (RFC 9113 §3.4).
+                stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            }
+            stream
+        };
+        tokio::join!(accept, pool).0
+    }
+
+    async fn closes(stream: &mut TcpStream) -> bool {
+        let to_end = async {
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+        };
+        tokio::time::timeout(Duration::from_millis(200), to_end).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn idle_connections_go_with_their_pod() {
+        LocalSet::new()
+            .run_until(async {
+                for wire in [Wire::Http1, Wire::Http2] {
+                    let pools = Rc::new(Pools::new(Arc::default(), Arc::new(http2::Ledger::new(1 << 20))));
+                    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                    let (leaving, staying) = (pod(), pod());
+                    let mut gone = pooled(&pools, &listener, 7, &leaving, wire).await;
+                    let mut kept = pooled(&pools, &listener, 8, &staying, wire).await;
+                    let mut own = pooled(&pools, &listener, 0, &Dialer::Host, wire).await;
+                    let connection = leaving.clone();
+                    drop(leaving);
+                    pools.sweep(Nanos::now());
+                    assert!(!closes(&mut gone).await, "{wire:?}: a connection of the pod may still use it");
+                    drop(connection);
+                    pools.sweep(Nanos::now());
+                    assert!(closes(&mut gone).await, "{wire:?}");
+                    assert!(!closes(&mut kept).await && !closes(&mut own).await, "{wire:?}: others stay");
+                }
+            })
+            .await;
+    }
 }

@@ -86,7 +86,7 @@ pub(super) async fn serve_undeclared(conn: &Rc<Conn>, target: &Target, mut clien
     };
     if let Some(Connected { stream, active }) = connected {
         let addr = active.state().addr;
-        conn.ctx.pools.adopt(conn.source.cookie, addr, wire, stream).await;
+        conn.ctx.pools.adopt(conn.source.cookie, &conn.source.dialer, addr, wire, stream).await;
     }
     Rc::clone(conn).serve_http(sniff, client, first.freeze()).await;
 }
