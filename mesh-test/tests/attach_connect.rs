@@ -3,10 +3,12 @@
 mod support_attach;
 
 use mesh_agent::addr::OrigDst;
-use mesh_agent::snapshot::Protocol;
+use mesh_agent::kernel::Update;
+use mesh_agent::snapshot::{LbPolicy, PortKey, Protocol, Service, ServiceName, ServicePort, Snapshot};
 use mesh_common::Reason;
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use support_attach::{Node, eventually};
 
 /// Dials `dial` in an enrolled pod, expects the agent to accept it and to learn that it was meant for `vip`.
@@ -63,6 +65,56 @@ fn strangers_and_the_agent_are_left_alone() {
     let other = pod.endpoint("127.0.0.1:9090");
     pod.connect("127.0.0.1:9090").unwrap();
     other.accept().unwrap();
+    assert_eq!(node.count(Reason::NoTarget), 1);
+}
+
+fn web(name: &str, ports: &[u16]) -> Service {
+    let name = ServiceName::new("shop", name);
+    let port = |port: &u16| ServicePort {
+        key: PortKey::new(name.clone(), *port),
+        port: *port,
+        name: port.to_string().into(),
+        protocol: Protocol::Http,
+        lb: LbPolicy::Default,
+        endpoints: Arc::default(),
+    };
+    let ports = ports.iter().map(port).map(Arc::new).collect();
+    let host = name.host("cluster.local").into();
+    Service { host, name, vips: vec!["10.96.0.10".parse().unwrap()], headless: false, ports }
+}
+
+/// Make before break: what the coming snapshot cannot place leaves the kernel before the agent has that snapshot, and
+/// nothing else does.
+#[test]
+fn removals_leave_the_kernel_before_the_swap() {
+    let mut node = Node::start(|_| {});
+    let pod = node.pod("client");
+    let [name, heir] = ["web", "web-v2"].map(|name| ServiceName::new("shop", name));
+    let services = [name.clone(), heir];
+    let mut snapshot = Snapshot::default();
+    snapshot.insert_service(Arc::new(web("web", &[80, 81])));
+    node.kernel().apply(&Update { snapshot: &snapshot, services: &services, workloads: &[] });
+    let captured = |node: &Node, at: &str| {
+        let before = node.count(Reason::ToAgent);
+        // Without capture there is no route to it.
+        let _ = pod.connect(at);
+        node.count(Reason::ToAgent) - before == 1
+    };
+    assert!(captured(&node, "10.96.0.10:80") && captured(&node, "10.96.0.10:81"));
+    // One port of a Service that stays.
+    snapshot.insert_service(Arc::new(web("web", &[80])));
+    let update = Update { snapshot: &snapshot, services: &services, workloads: &[] };
+    assert_eq!(node.kernel().retract(&update).removed, 1);
+    assert!(captured(&node, "10.96.0.10:80") && !captured(&node, "10.96.0.10:81"));
+    assert_eq!(node.kernel().apply(&update).removed, 0);
+    // An address that another Service takes over is never without an entry.
+    snapshot.remove_service(&name);
+    snapshot.insert_service(Arc::new(web("web-v2", &[80])));
+    let update = Update { snapshot: &snapshot, services: &services, workloads: &[] };
+    assert_eq!(node.kernel().retract(&update).removed, 0);
+    assert!(captured(&node, "10.96.0.10:80"));
+    assert_eq!(node.kernel().apply(&update).removed, 0);
+    assert!(captured(&node, "10.96.0.10:80"));
     assert_eq!(node.count(Reason::NoTarget), 1);
 }
 

@@ -180,18 +180,19 @@ impl Control {
     async fn publish(&mut self, update: &Update) {
         let now = Instant::now();
         let (captured, pods) = (&mut self.captured, &mut self.pods);
-        let (kept, gone): (Vec<_>, Vec<_>) =
-            update.touched_services.iter().cloned().partition(|name| update.snapshot.service(name).is_some());
         Publisher::new(Arc::clone(&self.snapshot), |step: Step<'_>| {
             let Some(captured) = captured.as_mut() else { return };
-            let (snapshot, services, workloads): (&Snapshot, &[_], &[_]) = match step {
-                Step::Remove { new, update, .. } => {
-                    pods.release(new, captured, now);
-                    (new, &gone, &update.touched_workloads)
+            let (Step::Remove { new: snapshot, update, .. } | Step::Add { new: snapshot, update, .. }) = step;
+            let (services, workloads) = (&*update.touched_services, &*update.touched_workloads);
+            let update = kernel::Update { snapshot, services, workloads };
+            let report = match step {
+                Step::Remove { .. } => {
+                    pods.release(snapshot, captured, now);
+                    captured.kernel.retract(&update)
                 }
-                Step::Add { new, .. } => (new, &kept, &[]),
+                Step::Add { .. } => captured.kernel.apply(&update),
             };
-            log_problems(&captured.kernel.apply(&kernel::Update { snapshot, services, workloads }));
+            log_problems(&report);
         })
         .publish(update);
         if let Some(captured) = &mut self.captured {

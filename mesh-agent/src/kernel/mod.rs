@@ -176,6 +176,12 @@ impl Kernel {
         if self.config.events { Events::open(&self.config.pin_dir).map(Some) } else { Ok(None) }
     }
 
+    /// Takes out of the kernel what a coming snapshot does not have; call it before the snapshot is published. In
+    /// O(touched).
+    pub fn retract(&mut self, update: &Update<'_>) -> SyncReport {
+        self.sync.retract(update)
+    }
+
     /// Brings services up to date with a snapshot, in O(touched). Additions come before removals; workloads that are
     /// no longer enrolled leave. Enrolment itself is [`Kernel::enrol`], once the pod's listeners are open.
     pub fn apply(&mut self, update: &Update<'_>) -> SyncReport {

@@ -1,11 +1,12 @@
 //! Brings the kernel's maps up to date with a snapshot, in O(touched).
 //!
-//! Place in the path: `config::publish` calls it after the agent has the snapshot (additions agent first, removals
-//! kernel first). Invariants: make before break: a changed endpoint set is written under a new id, then the service's
+//! Place in the path: `config::publish` calls `retract` before the agent has the snapshot and `apply` after it
+//! (additions agent first, removals kernel first). Invariants: make before break: a changed endpoint set is written under a new id, then the service's
 //! entry is swapped, then the old set goes; an entry that does not fit is counted, logged, shown in `status`, and tried
 //! again when room is made.
 
 mod plan;
+mod ports;
 mod sets;
 
 use super::counters::Counters;
@@ -18,11 +19,12 @@ use aya::maps::{
     lpm_trie::{Key, LpmTrie},
 };
 use ipnet::IpNet;
-use mesh_common::maps::{ANY_NETNS, FailurePolicy, POD_SK_MSG, Pod, PrefixData, TARGET_SK_MSG, Target, Verdict};
+use mesh_common::maps::{ANY_NETNS, FailurePolicy, POD_SK_MSG, Pod, PrefixData, Target, Verdict};
 use mesh_common::{Addr, Reason};
-use plan::{PortPlan, Want};
+use plan::PortPlan;
+use ports::{Leftovers, PortState};
 use rustc_hash::{FxHashMap, FxHashSet};
-use sets::{Set, Sets};
+use sets::Sets;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What changed between two snapshots, and the newer one.
@@ -75,13 +77,6 @@ pub(super) struct Sync {
     adopted_pods: FxHashSet<u64>,
 }
 
-#[derive(Debug)]
-struct PortState {
-    plan: PortPlan,
-    v4: Option<Set>,
-    v6: Option<Set>,
-}
-
 impl Sync {
     pub(super) fn open(config: &Config, counters: Counters) -> Result<Self, KernelError> {
         let mut sync = Self {
@@ -111,27 +106,29 @@ impl Sync {
         Ok(sync)
     }
 
+    /// The part of an update that takes away. Before the agent has the snapshot: the kernel must not send it what the
+    /// snapshot cannot place.
+    pub(super) fn retract(&mut self, update: &Update<'_>) -> SyncReport {
+        let mut report = SyncReport::default();
+        let mut left = Leftovers::default();
+        for name in update.services {
+            let plans = self.plans(update.snapshot, name);
+            self.retract_service(name, &plans, update.snapshot, &mut left);
+        }
+        self.withdraw(&left, &mut report);
+        self.leave_where_gone(update, &mut report);
+        report
+    }
+
     pub(super) fn apply(&mut self, update: &Update<'_>) -> SyncReport {
         let mut report = SyncReport::default();
-        let mut retired = Vec::new();
+        let mut left = Leftovers::default();
         for name in update.services {
-            let plans = update
-                .snapshot
-                .service(name)
-                .map(|service| plan::plan(service, self.mode, self.failure))
-                .unwrap_or_default();
-            self.apply_service(name, plans, &mut retired, &mut report);
+            let plans = self.plans(update.snapshot, name);
+            self.apply_service(name, plans, &mut left, &mut report);
         }
-        for set in retired {
-            report.removed += self.sets.remove(&set);
-        }
-        for key in update.workloads {
-            let stays =
-                update.snapshot.workload(key).is_some_and(|w| matches!(w.enrolment, Enrolment::Enrolled { .. }));
-            if !stays {
-                self.leave_into(key, &mut report);
-            }
-        }
+        self.withdraw(&left, &mut report);
+        self.leave_where_gone(update, &mut report);
         self.retry_unplaced(&mut report);
         report
     }
@@ -211,130 +208,16 @@ impl Sync {
         self.enrolled.len()
     }
 
-    fn apply_service(
-        &mut self,
-        name: &ServiceName,
-        plans: Vec<PortPlan>,
-        retired: &mut Vec<Set>,
-        report: &mut SyncReport,
-    ) {
-        let keys: Vec<PortKey> = plans.iter().map(|plan| plan.key.clone()).collect();
-        let former = if keys.is_empty() {
-            self.by_service.remove(name)
-        } else {
-            self.by_service.insert(name.clone(), keys.clone())
-        };
-        for plan in plans {
-            self.apply_port(plan, retired, report);
-        }
-        for key in former.unwrap_or_default().iter().filter(|key| !keys.contains(key)) {
-            self.remove_port(key, retired, report);
-        }
+    fn plans(&self, snapshot: &Snapshot, name: &ServiceName) -> Vec<PortPlan> {
+        snapshot.service(name).map(|service| plan::plan(service, self.mode, self.failure)).unwrap_or_default()
     }
 
-    fn apply_port(&mut self, plan: PortPlan, retired: &mut Vec<Set>, report: &mut SyncReport) {
-        let former = self.ports.remove(&plan.key);
-        if let Some(former) = &former
-            && former.plan == plan
-            && former.complete()
-        {
-            self.ports.insert(plan.key.clone(), PortState { plan, v4: former.v4.clone(), v6: former.v6.clone() });
-            return;
-        }
-        let service = self.ids.intern(&plan.key.to_string());
-        let (v4, v6) = match &plan.want {
-            Want::Agent => (None, None),
-            Want::Endpoint { v4, v6 } => {
-                let old = former.as_ref().map(|f| (f.v4.clone(), f.v6.clone())).unwrap_or_default();
-                (self.renew(&plan.key, v4, old.0, report), self.renew(&plan.key, v6, old.1, report))
-            }
-        };
-        for addr in &plan.addrs {
-            let set = if addr.is_v4() { &v4 } else { &v6 };
-            let target = target(&plan, service, set.as_ref());
-            self.claim(*addr, &plan.key, Some(target), report);
-        }
-        if let Some(former) = former {
-            for addr in former.plan.addrs.difference(&plan.addrs) {
-                self.claim(*addr, &plan.key, None, report);
-            }
-            let kept = [&v4, &v6].map(|set| set.as_ref().map(|set| set.id));
-            retired.extend([former.v4, former.v6].into_iter().flatten().filter(|old| !kept.contains(&Some(old.id))));
-        }
-        self.ports.insert(plan.key.clone(), PortState { plan, v4, v6 });
-    }
-
-    fn remove_port(&mut self, key: &PortKey, retired: &mut Vec<Set>, report: &mut SyncReport) {
-        let Some(former) = self.ports.remove(key) else { return };
-        for addr in &former.plan.addrs {
-            self.claim(*addr, key, None, report);
-        }
-        retired.extend([former.v4, former.v6].into_iter().flatten());
-        // The id stays until `sweep`: open connections still count under it.
-    }
-
-    /// The set for these endpoints: the old one if it is the same, else a new one. `None` if it does not fit.
-    fn renew(
-        &mut self,
-        key: &PortKey,
-        endpoints: &[(Addr, u32)],
-        old: Option<Set>,
-        report: &mut SyncReport,
-    ) -> Option<Set> {
-        if let Some(old) = old
-            && old.endpoints == endpoints
-        {
-            return Some(old);
-        }
-        match self.sets.write(endpoints) {
-            Ok(set) => {
-                report.written += endpoints.len();
-                Some(set)
-            }
-            Err(error) => {
-                self.problem(&error, Reason::EndpointsFull, &key.to_string(), report);
-                None
-            }
-        }
-    }
-
-    /// Registers or withdraws a port's wish for an address and writes whoever is first.
-    fn claim(&mut self, addr: Addr, key: &PortKey, target: Option<Target>, report: &mut SyncReport) {
-        let claims = self.claims.entry(addr).or_default();
-        match target {
-            Some(target) => drop(claims.insert(key.clone(), target)),
-            None => drop(claims.remove(key)),
-        }
-        if claims.is_empty() {
-            self.claims.remove(&addr);
-            self.unplaced.remove(&addr);
-            report.removed += usize::from(self.services.remove(&addr).is_ok());
-        } else {
-            self.place(addr, report);
-        }
-        self.adopted_addrs.remove(&addr);
-    }
-
-    fn place(&mut self, addr: Addr, report: &mut SyncReport) {
-        let Some((key, target)) = self.claims.get(&addr).and_then(|claims| claims.first_key_value()) else { return };
-        match self.services.insert(addr, *target, 0) {
-            Ok(()) => {
-                self.unplaced.remove(&addr);
-                report.written += 1;
-            }
-            Err(error) => {
-                let what = format!("{key} at {}", std::net::SocketAddr::from(addr));
-                if self.unplaced.insert(addr) {
-                    self.problem(&error, Reason::ServicesFull, &what, report);
-                }
-            }
-        }
-    }
-
-    fn retry_unplaced(&mut self, report: &mut SyncReport) {
-        if report.removed > 0 {
-            for addr in self.unplaced.clone() {
-                self.place(addr, report);
+    fn leave_where_gone(&mut self, update: &Update<'_>, report: &mut SyncReport) {
+        for key in update.workloads {
+            let stays =
+                update.snapshot.workload(key).is_some_and(|w| matches!(w.enrolment, Enrolment::Enrolled { .. }));
+            if !stays {
+                self.leave_into(key, report);
             }
         }
     }
@@ -354,33 +237,6 @@ impl Sync {
         };
         tracing::warn!("{text}");
         report.problems.push(text);
-    }
-}
-
-impl PortState {
-    /// Every set it wants is in the kernel.
-    fn complete(&self) -> bool {
-        matches!(self.plan.want, Want::Agent) || (self.v4.is_some() && self.v6.is_some())
-    }
-}
-
-/// The entry of one address. A set that does not fit leaves the failure policy.
-fn target(plan: &PortPlan, service: u32, set: Option<&Set>) -> Target {
-    let base = Target {
-        service,
-        failure: plan.failure as u8,
-        flags: if plan.sk_msg { TARGET_SK_MSG } else { 0 },
-        ..Target::default()
-    };
-    match (&plan.want, set) {
-        (Want::Agent, _) => Target { verdict: Verdict::Agent as u8, ..base },
-        (Want::Endpoint { .. }, Some(set)) => {
-            Target { verdict: Verdict::Endpoint as u8, set: set.id, slots: set.endpoints.len() as u32, ..base }
-        }
-        (Want::Endpoint { .. }, None) => {
-            let verdict = if plan.failure == FailurePolicy::Closed { Verdict::Deny } else { Verdict::Pass };
-            Target { verdict: verdict as u8, ..base }
-        }
     }
 }
 
