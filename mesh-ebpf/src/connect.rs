@@ -66,9 +66,7 @@ fn verdict(ctx: &SockAddrContext, dst: &Addr) -> Verdict {
     match decision {
         Decision::Pass(reason) => {
             count(reason);
-            if reason as u32 != Reason::NotEnrolled as u32 {
-                forget(ctx);
-            }
+            forget(ctx);
             Verdict::Allow
         }
         Decision::Refuse(reason, place) => {
@@ -101,7 +99,8 @@ fn remember(ctx: &SockAddrContext, dst: &Addr, reason: Reason, place: Place, to:
     Decision::Rewrite(reason, place, to)
 }
 
-/// A socket that connected through us before and goes its own way now has nothing to hide any more.
+/// A socket that connected through us before and goes its own way now, perhaps because its pod has left the mesh, has
+/// nothing to hide any more; and `sockops` must not enter it as captured.
 #[inline(always)]
 fn forget(ctx: &SockAddrContext) {
     // SAFETY: the context's socket is valid for the whole run.

@@ -68,6 +68,34 @@ fn strangers_and_the_agent_are_left_alone() {
     assert_eq!(node.count(Reason::NoTarget), 1);
 }
 
+/// A socket can be used again (`connect()` to AF_UNSPEC ends its connection): what it asked for while its pod was in the
+/// mesh says nothing about the connection it makes after the pod has left.
+#[test]
+fn a_socket_used_again_after_its_pod_left_shows_where_it_goes() {
+    for (first, then) in [("10.96.0.10:80", "127.0.0.1:9090"), ("[fd00:96::10]:80", "[::1]:9090")] {
+        let mut node = Node::start(|_| {});
+        let pod = node.pod("client");
+        let server = pod.endpoint(then);
+        assert!(node.service("web", first, Protocol::Http, &[]).problems.is_empty());
+        let (first, then): (SocketAddr, SocketAddr) = (first.parse().unwrap(), then.parse().unwrap());
+        let socket = pod.run(|| {
+            let socket = socket2::Socket::new(socket2::Domain::for_address(first), socket2::Type::STREAM, None);
+            let socket = socket.unwrap();
+            socket.connect(&first.into()).unwrap();
+            socket
+        });
+        pod.accept(first.is_ipv6()).expect("the agent accepts");
+        node.kernel().leave(&pod.key);
+        pod.run(|| {
+            rustix::net::connect_unspec(&socket).unwrap();
+            socket.connect(&then.into()).unwrap();
+        });
+        assert_eq!(socket.peer_addr().unwrap().as_socket().unwrap(), then);
+        server.accept().unwrap();
+        assert_eq!((node.count(Reason::NotEnrolled), node.count(Reason::FlowOpened)), (1, 1));
+    }
+}
+
 fn web(name: &str, ports: &[u16]) -> Service {
     let name = ServiceName::new("shop", name);
     let port = |port: &u16| ServicePort {

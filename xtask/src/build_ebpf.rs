@@ -5,6 +5,8 @@
 
 use crate::sh;
 use anyhow::{Context, Result, bail};
+use object::build::elf::{Builder, SectionData};
+use object::elf::SHT_STRTAB;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,7 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let library = tools.library(args.rust_src.as_deref())?.canonicalize()?;
     tools.linker()?;
     tools.core(&library)?;
-    let built = fs::read(tools.object()?).context("the built object")?;
+    let built = without_dwarf(&fs::read(tools.object()?).context("the built object")?)?;
     let committed = sh::root().join(OBJECT);
     if !args.check {
         fs::write(&committed, &built)?;
@@ -203,6 +205,28 @@ impl Tools {
     }
 }
 
+/// The object without its DWARF: the compiler needs it to write BTF, at run time nobody reads it, and it is most of
+/// the bytes that every agent would carry. BTF, with the source lines that the verifier quotes, stays.
+fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
+    let mut elf = Builder::read64(object).context("the built object is no 64-bit ELF file")?;
+    for section in elf.sections.iter_mut() {
+        let name = section.name.as_slice();
+        section.delete |= name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    elf.delete_orphans();
+    // LLVM keeps section and symbol names in one table, the writer in two.
+    if !elf.sections.iter().any(|section| matches!(section.data, SectionData::SectionString)) {
+        let names = elf.sections.add();
+        names.name = b".shstrtab".as_slice().into();
+        names.sh_type = SHT_STRTAB;
+        names.sh_addralign = 1;
+        names.data = SectionData::SectionString;
+    }
+    let mut stripped = Vec::new();
+    elf.write(&mut stripped)?;
+    Ok(stripped)
+}
+
 /// Takes away what the running cargo set for its own toolchain.
 fn clean(command: &mut Command) {
     for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
@@ -219,4 +243,33 @@ fn find(under: &Path, file: &str, depth: usize) -> Option<PathBuf> {
         return None;
     }
     fs::read_dir(under).ok()?.flatten().filter(|e| e.path().is_dir()).find_map(|e| find(&e.path(), file, depth - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small enough to be carried by every agent, and all that loading needs is there: programs, maps, BTF with its
+    /// lines, and the relocations that join them.
+    #[test]
+    fn the_committed_object_holds_btf_and_no_dwarf() {
+        let object = fs::read(sh::root().join(OBJECT)).unwrap();
+        assert!(object.len() < 128 << 10, "{} bytes", object.len());
+        assert_eq!(without_dwarf(&object).unwrap(), object, "what is stripped stays as it is");
+        let elf = Builder::read64(&*object).unwrap();
+        let names: Vec<&[u8]> = elf.sections.iter().map(|section| section.name.as_slice()).collect();
+        assert!(!names.iter().any(|name| name.starts_with(b".debug")));
+        for needed in [b".BTF".as_slice(), b".BTF.ext", b"cgroup/connect4", b"sockops", b"sk_msg", b"maps", b".maps"] {
+            assert!(names.contains(&needed), "{} is gone", String::from_utf8_lossy(needed));
+        }
+        let relocations = |name: &[u8]| {
+            elf.sections.iter().find(|section| section.name.as_slice() == name).map_or(0, |section| {
+                match &section.data {
+                    SectionData::Relocation(relocations) => relocations.len(),
+                    _ => 0,
+                }
+            })
+        };
+        assert!(relocations(b".relcgroup/connect4") > 0 && relocations(b".rel.BTF.ext") > 0);
+    }
 }
