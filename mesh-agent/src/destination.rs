@@ -13,7 +13,7 @@ use crate::snapshot::{
 };
 use arc_swap::{ArcSwap, Cache};
 use rustc_hash::FxHashMap;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -34,6 +34,8 @@ pub struct Destinations {
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     registry: Arc<Registry>,
     targets: RefCell<FxHashMap<Wants, (u64, Rc<Target>)>>,
+    /// The generation of the last sweep.
+    swept: Cell<u64>,
 }
 
 /// Metrics' name for destinations nobody declared (Istio's).
@@ -41,7 +43,12 @@ const PASSTHROUGH: &str = "PassthroughCluster";
 
 impl Destinations {
     pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, registry: Arc<Registry>) -> Self {
-        Self { snapshot: RefCell::new(Cache::new(snapshot)), registry, targets: RefCell::default() }
+        Self {
+            snapshot: RefCell::new(Cache::new(snapshot)),
+            registry,
+            targets: RefCell::default(),
+            swept: Cell::new(0),
+        }
     }
 
     /// The target as of now.
@@ -75,17 +82,17 @@ impl Destinations {
     }
 
     /// Forgets targets of former configurations; those in use come back with the next request. True where the
-    /// configuration changed since.
+    /// configuration changed since the last sweep, or too many were known.
     pub fn sweep(&self) -> bool {
         let generation = self.snapshot.borrow_mut().load().generation;
         let mut targets = self.targets.borrow_mut();
-        let before = targets.len();
         targets.retain(|_, (of, _)| *of == generation);
         // Destinations without a name are as many as the world's addresses.
-        if targets.len() > 50_000 {
+        let full = targets.len() > 50_000;
+        if full {
             targets.clear();
         }
-        targets.len() != before
+        self.swept.replace(generation) != generation || full
     }
 
     fn service(&self, service: &Arc<Service>, port: &Arc<ServicePort>, former: Option<&Rc<Target>>) -> Rc<Target> {

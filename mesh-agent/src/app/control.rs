@@ -21,11 +21,14 @@ use crate::worker::{Listening, Shared, Workers};
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
+
+/// How often series of endpoints that have gone are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
 
 pub(super) struct Control {
     pub(super) options: Options,
@@ -133,6 +136,7 @@ impl Control {
 
     /// Until a signal arrives.
     pub(super) async fn serve(&mut self, signals: &mut Signals) {
+        let mut sweep = tokio::time::interval(SWEEP);
         loop {
             let due = self.pods.deadline(Instant::now());
             tokio::select! {
@@ -147,6 +151,7 @@ impl Control {
                     self.tested(outcome);
                 }
                 () = sleep_until(due.into()), if self.captured.is_some() => self.tick().await,
+                _ = sweep.tick() => metrics::sweep(&self.metrics, &self.snapshot.load()),
             }
         }
     }

@@ -2,9 +2,14 @@
 
 use crate::admin::view;
 use crate::kernel::Counters;
+use crate::snapshot::{Service, Snapshot};
 use crate::telemetry::{External, Metrics};
+use crate::time::Nanos;
 use anyhow::Result;
 use mesh_common::Reason;
+use rustc_hash::FxHashSet;
+use std::cell::OnceCell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,6 +22,24 @@ pub(super) struct Gauges {
     generation: AtomicU64,
     diagnostics: [AtomicU64; 3],
     pods: [AtomicU64; 2],
+}
+
+/// Drops series of endpoints that the configuration no longer names.
+pub(super) fn sweep(metrics: &Metrics, snapshot: &Snapshot) {
+    let named = OnceCell::new();
+    metrics.sweep(Nanos::now(), |service, endpoint| {
+        // Mostly nobody asks: every series is counted under.
+        named.get_or_init(|| endpoints(snapshot)).contains(&(service, endpoint.parse().ok()))
+    });
+}
+
+/// Services with each of their endpoints, and with none: requests that never had one.
+fn endpoints(snapshot: &Snapshot) -> FxHashSet<(&str, Option<SocketAddr>)> {
+    let of = |service: &Service| -> Vec<_> {
+        let addrs = service.ports.iter().flat_map(|port| port.endpoints.endpoints.iter().map(|e| e.addr.addr()));
+        addrs.map(Some).chain([None]).collect()
+    };
+    snapshot.services().flat_map(|service| of(service).into_iter().map(|addr| (&*service.host, addr))).collect()
 }
 
 impl Gauges {

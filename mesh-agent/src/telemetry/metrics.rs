@@ -1,26 +1,26 @@
 //! The metric families.
 
 use super::External;
+use super::peers::{CodeLabels, Labels, MOST_SERIES, Peer, Peers};
+use crate::time::Nanos;
 use prometheus::core::Collector;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use rustc_hash::{FxHashMap, FxHashSet};
-use std::sync::{Mutex, PoisonError};
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
 
 /// Upper bounds of latency buckets, milliseconds (Istio's, SEMANTICS §10), finer below one millisecond.
 const BUCKETS: [f64; 18] = [
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 60_000.0,
     600_000.0,
 ];
-/// Label sets of the families per endpoint, all together.
-const MOST_SERIES: usize = 20_000;
 
 /// Everything the data path counts. Shared by all threads.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    pub(super) requests: IntCounterVec,
+    requests: IntCounterVec,
     pub(super) duration: HistogramVec,
     pub(super) request_bytes: IntCounterVec,
     pub(super) response_bytes: IntCounterVec,
@@ -32,7 +32,7 @@ pub struct Metrics {
     active: IntGaugeVec,
     trouble: IntCounterVec,
     overflow: IntCounter,
-    known: Mutex<FxHashSet<String>>,
+    peers: Peers,
 }
 
 /// Kinds of downstream connections.
@@ -118,7 +118,7 @@ impl Metrics {
             )?,
             trouble: counters("undermesh_connection_errors_total", "Client connections that failed", &["reason"])?,
             overflow: IntCounter::new("undermesh_metric_series_overflow_total", "Series refused by the budget")?,
-            known: Mutex::default(),
+            peers: Peers::new(MOST_SERIES),
         };
         for family in [
             &metrics.requests,
@@ -182,18 +182,44 @@ impl Metrics {
         ActiveConnection { gauge }
     }
 
-    /// Whether a label set may have series of its own.
-    pub(super) fn admit(&self, labels: &[&str]) -> bool {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = labels.join("\u{1f}");
-        if known.contains(&key) {
-            return true;
+    /// Drops the series of endpoints that have gone. `alive` is told `destination_service` and `endpoint`; call it once a
+    /// minute or so.
+    pub fn sweep(&self, now: Nanos, alive: impl Fn(&str, &str) -> bool) {
+        for peer in self.peers.sweep(now, alive) {
+            let labels = peer.values();
+            // A family without a series under these labels says so: HTTP and opaque ones are apart.
+            let _ = self.duration.remove_label_values(&labels);
+            for family in [
+                &self.request_bytes,
+                &self.response_bytes,
+                &self.tcp_opened,
+                &self.tcp_closed,
+                &self.tcp_sent,
+                &self.tcp_received,
+            ] {
+                let _ = family.remove_label_values(&labels);
+            }
+            for codes in peer.codes().iter() {
+                let _ = self.requests.remove_label_values(&peer.with(codes));
+            }
         }
-        if known.len() >= MOST_SERIES {
+    }
+
+    /// The label set to count under: its own, or that of overflow.
+    pub(super) fn peer(&self, labels: Labels) -> Arc<Peer> {
+        self.peers.admit(labels).unwrap_or_else(|overflow| {
             self.overflow.inc();
-            return false;
+            overflow
+        })
+    }
+
+    /// The counter of requests that ended with these codes.
+    pub(super) fn requests(&self, peer: &Arc<Peer>, codes: &CodeLabels) -> IntCounter {
+        if self.peers.admit_codes(peer, codes) {
+            return self.requests.with_label_values(&peer.with(codes));
         }
-        known.insert(key)
+        self.overflow.inc();
+        self.requests.with_label_values(&Peers::overflow_codes())
     }
 }
 

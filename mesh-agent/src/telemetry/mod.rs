@@ -2,10 +2,11 @@
 //!
 //! Place in the path: every exchange ends in one `Record`. Only user of the prometheus crate. Invariant: recording
 //! takes no lock and allocates nothing once a series exists; the number of series is bounded, what is beyond goes to
-//! series labelled `overflow`.
+//! series labelled `overflow`; those of endpoints that have gone go too.
 
 mod external;
 mod metrics;
+mod peers;
 mod record;
 mod series;
 

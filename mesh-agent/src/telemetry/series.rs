@@ -1,5 +1,6 @@
 //! Handles on the counters of one (source, service, endpoint), found once and kept.
 
+use super::peers::Peer;
 use super::{Metrics, Record};
 use crate::addr::EndpointAddr;
 use crate::error::Flag;
@@ -12,8 +13,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// The endpoint of a request that never had one, the source of an explicit listener.
 const UNKNOWN: &str = "unknown";
-const OVERFLOW: &str = "overflow";
 
 /// One worker's way to its series.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ type Held = (Option<Arc<Workload>>, Arc<str>);
 #[derive(Debug)]
 pub struct Series {
     metrics: Arc<Metrics>,
-    labels: [Arc<str>; 4],
+    peer: Arc<Peer>,
     /// Few: an endpoint answers with a handful of codes.
     codes: RefCell<SmallVec<[(Code, IntCounter); 4]>>,
     duration: Histogram,
@@ -50,6 +51,7 @@ pub struct TcpSeries {
     pub sent: IntCounterHandle,
     /// Bytes from the client.
     pub received: IntCounterHandle,
+    _peer: Arc<Peer>,
 }
 
 /// A counter others may only add to.
@@ -88,8 +90,8 @@ impl Recorder {
         if let Some((_, series)) = self.http.borrow().get(&key) {
             return Rc::clone(series);
         }
-        let labels = self.labels(source, service, endpoint);
-        let values = labels.each_ref().map(|label| &**label);
+        let peer = self.peer(source, service, endpoint);
+        let values = peer.values();
         let metrics = &self.metrics;
         let series = Rc::new(Series {
             metrics: Arc::clone(metrics),
@@ -97,7 +99,7 @@ impl Recorder {
             duration: metrics.duration.with_label_values(&values),
             request_bytes: metrics.request_bytes.with_label_values(&values),
             response_bytes: metrics.response_bytes.with_label_values(&values),
-            labels,
+            peer,
         });
         let held = (source.cloned(), Arc::clone(service));
         self.http.borrow_mut().insert(key, (held, Rc::clone(&series)));
@@ -114,36 +116,28 @@ impl Recorder {
         if let Some((_, series)) = self.tcp.borrow().get(&key) {
             return Rc::clone(series);
         }
-        let labels = self.labels(source, service, endpoint);
-        let values = labels.each_ref().map(|label| &**label);
+        let peer = self.peer(source, service, endpoint);
+        let values = peer.values();
         let metrics = &self.metrics;
         let series = Rc::new(TcpSeries {
             opened: IntCounterHandle(metrics.tcp_opened.with_label_values(&values)),
             closed: IntCounterHandle(metrics.tcp_closed.with_label_values(&values)),
             sent: IntCounterHandle(metrics.tcp_sent.with_label_values(&values)),
             received: IntCounterHandle(metrics.tcp_received.with_label_values(&values)),
+            _peer: peer,
         });
         let held = (source.cloned(), Arc::clone(service));
         self.tcp.borrow_mut().insert(key, (held, Rc::clone(&series)));
         series
     }
 
-    fn labels(
-        &self,
-        source: Option<&Arc<Workload>>,
-        service: &Arc<str>,
-        endpoint: Option<EndpointAddr>,
-    ) -> [Arc<str>; 4] {
+    fn peer(&self, source: Option<&Arc<Workload>>, service: &Arc<str>, endpoint: Option<EndpointAddr>) -> Arc<Peer> {
         let endpoint: Arc<str> = endpoint.map_or_else(|| UNKNOWN.into(), |addr| addr.to_string().into());
         let (namespace, workload) = source.map_or_else(
             || (UNKNOWN.into(), UNKNOWN.into()),
             |w| (Arc::clone(&w.key.namespace), Arc::clone(&w.owner.name)),
         );
-        let labels = [namespace, workload, Arc::clone(service), endpoint];
-        if self.metrics.admit(&labels.each_ref().map(|label| &**label)) {
-            return labels;
-        }
-        std::array::from_fn(|_| OVERFLOW.into())
+        self.metrics.peer([namespace, workload, Arc::clone(service), endpoint])
     }
 }
 
@@ -171,18 +165,50 @@ impl Series {
     }
 
     fn counter(&self, (status, grpc, flag): Code) -> IntCounter {
-        let [namespace, workload, service, endpoint] = self.labels.each_ref().map(|label| &**label);
         let grpc = grpc.map(|status| status.to_string()).unwrap_or_default();
-        let status = status.as_ref().map_or("0", StatusCode::as_str);
-        let labels = [namespace, workload, service, endpoint, status, &grpc, flag.as_str()];
-        if self.metrics.admit(&labels) {
-            self.metrics.requests.with_label_values(&labels)
-        } else {
-            self.metrics.requests.with_label_values(&[OVERFLOW; 7])
-        }
+        let status = status.as_ref().map_or("0", StatusCode::as_str).to_owned();
+        self.metrics.requests(&self.peer, &[status, grpc, flag.as_str().to_owned()])
     }
 }
 
 fn key(source: Option<&Arc<Workload>>, service: &Arc<str>, endpoint: Option<EndpointAddr>) -> Key {
     (source.map_or(0, |w| Arc::as_ptr(w).addr()), Arc::as_ptr(service).cast::<u8>().addr(), endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Nanos;
+    use std::time::Duration;
+
+    #[test]
+    fn series_of_an_endpoint_that_has_gone_go_once_nobody_counts() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let recorder = Recorder::new(Arc::clone(&metrics));
+        let service: Arc<str> = "db.shop".into();
+        let addr = |last| Some(EndpointAddr::new(([10, 0, 0, last], 80).into()));
+        let running = Record::new(recorder.series(None, &service, addr(1)), Nanos::now());
+        for last in [1, 2] {
+            drop(Record::new(recorder.series(None, &service, addr(last)), Nanos::now()));
+            recorder.tcp_series(None, &service, addr(last)).opened.add(1);
+        }
+        recorder.forget();
+        // A day later the configuration names none of them.
+        let (now, later) = (Nanos::now(), Nanos::now().plus(Duration::from_secs(86_400)));
+        for at in [now, later] {
+            metrics.sweep(at, |_, _| false);
+        }
+        let text = metrics.gather_text();
+        assert!(!text.contains("10.0.0.2"), "{text}");
+        assert!(
+            text.contains(r#"requests_total{code="0",destination_service="db.shop",endpoint="10.0.0.1:80""#),
+            "{text}"
+        );
+        drop(running);
+        for at in [later, later.plus(Duration::from_secs(86_400))] {
+            metrics.sweep(at, |_, _| false);
+        }
+        let text = metrics.gather_text();
+        assert!(!text.contains("db.shop"), "{text}");
+    }
 }
