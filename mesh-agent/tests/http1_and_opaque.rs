@@ -280,6 +280,23 @@ async fn an_undeclared_port_may_speak_anything_client_first() {
     }
 }
 
+/// `HELO` alone could be a method's name: held back for ever, client and server would wait for each other.
+#[tokio::test]
+async fn a_beginning_that_could_be_http_does_not_stall_for_ever() {
+    let answering = tcp(|mut stream| async move {
+        let mut word = [0; 4];
+        stream.read_exact(&mut word).await.unwrap();
+        stream.write_all(&word).await.unwrap();
+    })
+    .await;
+    let agent = Agent::start(Protocol::Detect, &[answering]);
+    let mut client = TcpStream::connect(agent.addr).await.unwrap();
+    client.write_all(b"HELO").await.unwrap();
+    let mut back = [0; 4];
+    soon("answer", client.read_exact(&mut back)).await.unwrap();
+    assert_eq!(&back, b"HELO");
+}
+
 #[tokio::test]
 async fn the_connection_limit_resets_what_is_too_much() {
     let silent = tcp(|mut stream| async move {

@@ -77,10 +77,9 @@ async fn both_ways(
     }
     drop(first);
     let beat = std::cell::Cell::new(0_u64);
-    let up = one_way(client_read, endpoint_write, &mut moved.received, &beat);
-    let down = one_way(endpoint_read, client_write, &mut moved.sent, &beat);
-    let up = async { up.await.map_err(|end| end.of(ForwardError::Client, ForwardError::Endpoint)) };
-    let down = async { down.await.map_err(|end| end.of(ForwardError::Endpoint, ForwardError::Client)) };
+    let (client_error, endpoint_error): (Blame, Blame) = (ForwardError::Client, ForwardError::Endpoint);
+    let up = one_way(client_read, endpoint_write, (client_error, endpoint_error), &mut moved.received, &beat);
+    let down = one_way(endpoint_read, client_write, (endpoint_error, client_error), &mut moved.sent, &beat);
     let watch = async {
         loop {
             let before = beat.get();
@@ -91,52 +90,37 @@ async fn both_ways(
         }
     };
     tokio::select! {
-        result = async { tokio::try_join!(up, down) } => result.map(|_| ()),
+        result = futures_util::future::try_join(up, down) => result.map(|_| ()),
         error = watch => Err(error),
     }
 }
 
-/// Which end of a direction failed.
-enum End {
-    Read(io::Error),
-    Write(io::Error),
-}
-
-impl End {
-    fn of(
-        self,
-        read: impl FnOnce(io::Error) -> ForwardError,
-        write: impl FnOnce(io::Error) -> ForwardError,
-    ) -> ForwardError {
-        match self {
-            Self::Read(error) => read(error),
-            Self::Write(error) => write(error),
-        }
-    }
-}
+/// Whose socket an error is of.
+type Blame = fn(io::Error) -> ForwardError;
 
 async fn one_way(
     from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
+    (read_error, write_error): (Blame, Blame),
     moved: &mut u64,
     beat: &std::cell::Cell<u64>,
-) -> Result<(), End> {
+) -> Result<(), ForwardError> {
     let mut buffer = Vec::new();
     loop {
         // An idle connection keeps no buffer: it is taken when there is something to read.
         if buffer.is_empty() {
-            from.readable().await.map_err(End::Read)?;
+            from.readable().await.map_err(read_error)?;
             buffer.resize(BUFFER, 0);
         }
         match from.try_read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => {
-                to.write_all(buffer.get(..count).unwrap_or_default()).await.map_err(End::Write)?;
+                to.write_all(buffer.get(..count).unwrap_or_default()).await.map_err(write_error)?;
                 *moved += count as u64;
                 beat.set(beat.get() + 1);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = Vec::new(),
-            Err(error) => return Err(End::Read(error)),
+            Err(error) => return Err(read_error(error)),
         }
     }
     drop(buffer);
@@ -145,3 +129,6 @@ async fn one_way(
     let _ = to.shutdown().await;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

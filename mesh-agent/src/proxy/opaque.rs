@@ -26,6 +26,10 @@ pub(super) struct Connected {
 /// connected: it gets an answer rather than a reset.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
+/// How long a beginning that could become HTTP may stay alone on an undeclared port before it is passed on as it is. Slow
+/// HTTP clients are served all the same, without what HTTP would give them.
+const FRAGMENT: Duration = Duration::from_secs(1);
+
 /// Forwards bytes; `first`: what was read from the client already.
 pub(super) async fn serve(
     conn: &Rc<Conn>,
@@ -108,7 +112,7 @@ async fn race(
         Ok(connected) => {
             let sniff = tokio::select! {
                 biased;
-                sniff = detect::read(client, first) => sniff.map_err(closed)?,
+                sniff = decided(client, first) => sniff.map_err(closed)?,
                 // The server speaks first, or has closed: either way it is not HTTP.
                 _ = connected.stream.readable() => Sniff::Opaque,
             };
@@ -118,6 +122,22 @@ async fn race(
             Ok(Ok(sniff @ (Sniff::Http1 | Sniff::Http2))) => Ok((sniff, None)),
             _ => Err(failure),
         },
+    }
+}
+
+/// Reads until the protocol is known; a beginning that could be HTTP's (`HELO`) decides nothing by itself, and its client
+/// may be waiting for an answer to it.
+async fn decided(client: &mut TcpStream, first: &mut BytesMut) -> std::io::Result<Sniff> {
+    loop {
+        if first.is_empty() {
+            client.readable().await?;
+        }
+        match tokio::time::timeout(FRAGMENT, detect::read(client, first)).await {
+            Ok(sniff) => return sniff,
+            // Readiness was a false alarm.
+            Err(_) if first.is_empty() => {}
+            Err(_) => return Ok(Sniff::Opaque),
+        }
     }
 }
 
