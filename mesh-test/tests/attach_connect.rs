@@ -107,8 +107,8 @@ fn web(name: &str, ports: &[u16]) -> Service {
         endpoints: Arc::default(),
     };
     let ports = ports.iter().map(port).map(Arc::new).collect();
-    let host = name.host("cluster.local").into();
-    Service { host, name, vips: vec!["10.96.0.10".parse().unwrap()], headless: false, ports }
+    let host = name.host("cluster.local");
+    Service { vips: vec!["10.96.0.10".parse().unwrap()], ports, ..Service::new(name, &host) }
 }
 
 /// Make before break: what the coming snapshot cannot place leaves the kernel before the agent has that snapshot, and

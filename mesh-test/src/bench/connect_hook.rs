@@ -126,13 +126,8 @@ fn service(index: usize) -> Service {
         lb: LbPolicy::Default,
         endpoints: Arc::default(),
     };
-    Service {
-        host: name.host("cluster.local").into(),
-        name,
-        vips: vec![vip(index).ip()],
-        headless: false,
-        ports: vec![Arc::new(port)],
-    }
+    let host = name.host("cluster.local");
+    Service { vips: vec![vip(index).ip()], ports: vec![Arc::new(port)], ..Service::new(name, &host) }
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -76,11 +76,6 @@ fn compile(service: &super::ServiceState, state: &State) -> Service {
             endpoints: Arc::new(EndpointSet { endpoints: endpoints.collect() }),
         })
     });
-    Service {
-        host: name.host("cluster.local").into(),
-        vips: service.cluster_ips(),
-        headless: service.service.headless,
-        ports: ports.collect(),
-        name,
-    }
+    let (host, ports) = (name.host("cluster.local"), ports.collect());
+    Service { vips: service.cluster_ips(), headless: service.service.headless, ports, ..Service::new(name, &host) }
 }

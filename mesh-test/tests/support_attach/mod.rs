@@ -254,13 +254,8 @@ fn service(name: &str, vip: SocketAddr, protocol: Protocol, endpoints: &[(Socket
         lb: LbPolicy::Default,
         endpoints: Arc::new(EndpointSet { endpoints }),
     };
-    Service {
-        host: name.host("cluster.local").into(),
-        name,
-        vips: vec![vip.ip()],
-        headless: false,
-        ports: vec![Arc::new(port)],
-    }
+    let host = name.host("cluster.local");
+    Service { vips: vec![vip.ip()], ports: vec![Arc::new(port)], ..Service::new(name, &host) }
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
