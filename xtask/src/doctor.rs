@@ -1,10 +1,11 @@
 //! `cargo xtask doctor`: what this machine lacks, and the command that fixes it.
 
 use crate::sh;
+use crate::tools::{TOOLS, Tool};
 use anyhow::{Result, bail};
 use serde::Serialize;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[derive(clap::Args)]
@@ -36,7 +37,7 @@ struct Finding {
     ok: bool,
     found: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    fix: Option<&'static str>,
+    fix: Option<String>,
 }
 
 /// Prints every finding; fails if something `cargo xtask run` needs is missing.
@@ -54,17 +55,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn findings() -> Vec<Finding> {
     let mut all = vec![privilege(), kernel(), cgroup2(), bpffs(), btf(), stable_rust()];
-    let tools: [(&'static str, &'static str, &'static str); 7] = [
-        ("go", "grpc-go clients and servers, h2spec", "install Go ≥ 1.24"),
-        ("python3", "grpcio, Envoy's wheel", "apt-get install python3 python3-venv"),
-        ("javac", "grpc-java", "apt-get install openjdk-17-jdk-headless"),
-        ("mvn", "grpc-java", "apt-get install maven"),
-        ("npm", "@grpc/grpc-js", "apt-get install nodejs npm"),
-        ("haproxy", "bench peer", "apt-get install haproxy (`cargo xtask test` does it)"),
-        ("nginx", "bench peer", "apt-get install nginx-light (`cargo xtask test` does it)"),
-    ];
-    all.extend(tools.map(|(what, used_for, fix)| program(what, used_for, fix)));
-    all.push(nightly());
+    all.extend(TOOLS.iter().map(program));
+    all.extend([nightly(), rust_src()]);
     all
 }
 
@@ -72,12 +64,12 @@ fn table(findings: &[Finding]) {
     for (need, title) in [
         (Need::Run, "cargo xtask run"),
         (Need::Test, "cargo xtask test, beyond that"),
-        (Need::Ebpf, "cargo xtask build-ebpf (only to change the kernel programs)"),
+        (Need::Ebpf, "cargo xtask build-ebpf, and its check in cargo xtask test"),
     ] {
         sh::say(title);
         for f in findings.iter().filter(|f| f.need == need) {
             sh::say(&format!("  {:4} {:12} {}", if f.ok { "ok" } else { "MISS" }, f.what, f.found));
-            if let Some(fix) = f.fix {
+            if let Some(fix) = &f.fix {
                 sh::say(&format!("       {:12} fix: {fix}", ""));
             }
         }
@@ -130,14 +122,26 @@ fn nightly() -> Finding {
     finding("nightly", Need::Ebpf, found.is_some(), text, "rustup toolchain install nightly --component rust-src")
 }
 
-fn program(what: &'static str, used_for: &'static str, fix: &'static str) -> Finding {
-    let path = sh::find(what).or_else(|| Some(Path::new("/usr/sbin").join(what)).filter(|p| p.exists()));
-    let found = path.as_ref().map_or_else(|| format!("missing: {used_for}"), |p| p.display().to_string());
-    finding(what, Need::Test, path.is_some(), found, fix)
+/// Where `build-ebpf` finds the sources of `core`.
+fn rust_src() -> Finding {
+    let given = std::env::var_os("UNDERMESH_RUST_SRC").map(PathBuf::from);
+    let sysroot = version("rustc", &["+nightly", "--print", "sysroot"]);
+    let component = sysroot.map(|sysroot| Path::new(&sysroot).join("lib/rustlib/src/rust/library"));
+    let debian = Some(PathBuf::from("/usr/src/rustc/library"));
+    let found = [given, component, debian].into_iter().flatten().find(|path| path.exists());
+    let text = found.as_ref().map_or_else(|| "no sources of core".into(), |path| path.display().to_string());
+    finding("rust-src", Need::Ebpf, found.is_some(), text, "rustup component add rust-src --toolchain nightly")
+}
+
+fn program(tool: &Tool) -> Finding {
+    let ok = tool.works();
+    let found = tool.path().map_or_else(|| "missing".to_owned(), |path| path.display().to_string());
+    let fix = format!("cargo xtask peers, or install {}", tool.wanted());
+    Finding { what: tool.name, need: Need::Test, ok, found, fix: (!ok).then_some(fix) }
 }
 
 fn finding(what: &'static str, need: Need, ok: bool, found: String, fix: &'static str) -> Finding {
-    Finding { what, need, ok, found, fix: (!ok).then_some(fix) }
+    Finding { what, need, ok, found, fix: (!ok).then(|| fix.to_owned()) }
 }
 
 fn listed(filesystem: &str) -> bool {

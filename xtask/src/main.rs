@@ -8,6 +8,7 @@ mod run;
 mod sh;
 mod test;
 mod tidy;
+mod tools;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;

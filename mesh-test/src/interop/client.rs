@@ -115,10 +115,15 @@ async fn client_stream(mut stub: Stub) -> Result<()> {
 }
 
 async fn bidi_stream(mut stub: Stub) -> Result<()> {
+    let turn = |i: u32| Request { payload: vec![0; i as usize], replies: 2, reply_bytes: i, ..Request::default() };
     let (send, requests) = mpsc::channel(4);
+    // tonic waits for the response's head, and most servers send none before their first reply.
+    send.send(turn(0)).await?;
     let mut replies = stub.bidi_stream(ReceiverStream::new(requests)).await?.into_inner();
     for i in 0..20_u32 {
-        send.send(Request { payload: vec![0; i as usize], replies: 2, reply_bytes: i, ..Request::default() }).await?;
+        if i > 0 {
+            send.send(turn(i)).await?;
+        }
         for _ in 0..2 {
             let reply: Reply = replies.message().await?.context("the stream ended early")?;
             ensure!(reply.payload.len() == i as usize && reply.received_messages == i + 1, "turn {i}: another reply");
@@ -166,8 +171,8 @@ async fn deadline_exceeded(mut stub: Stub) -> Result<()> {
 
 async fn cancel(mut stub: Stub) -> Result<()> {
     let (send, requests) = mpsc::channel(4);
-    let mut replies = stub.bidi_stream(ReceiverStream::new(requests)).await?.into_inner();
     send.send(Request { replies: 1, ..Request::default() }).await?;
+    let mut replies = stub.bidi_stream(ReceiverStream::new(requests)).await?.into_inner();
     ensure!(replies.message().await?.is_some(), "no first reply");
     // Dropping both halves resets the stream; the server's summary counts it.
     drop(replies);
