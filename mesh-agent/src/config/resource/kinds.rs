@@ -51,6 +51,12 @@ kinds! {
     WorkloadEntry "WorkloadEntry" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
     Sidecar "Sidecar" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
     IstioGateway "Gateway.networking.istio.io" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
+    GatewayClass "GatewayClass" Cluster ["gateway.networking.k8s.io/v1" "gateway.networking.k8s.io/v1beta1"];
+    Gateway "Gateway.gateway.networking.k8s.io" Namespaced ["gateway.networking.k8s.io/v1" "gateway.networking.k8s.io/v1beta1"];
+    HttpRoute "HTTPRoute" Namespaced ["gateway.networking.k8s.io/v1" "gateway.networking.k8s.io/v1beta1" "gateway.networking.k8s.io/v1alpha2"];
+    GrpcRoute "GRPCRoute" Namespaced ["gateway.networking.k8s.io/v1" "gateway.networking.k8s.io/v1alpha2"];
+    ReferenceGrant "ReferenceGrant" Namespaced ["gateway.networking.k8s.io/v1" "gateway.networking.k8s.io/v1beta1" "gateway.networking.k8s.io/v1alpha2"];
+    Secret "Secret" Namespaced ["v1"];
 }
 
 /// What a document's `apiVersion` and `kind` mean to us.
@@ -110,7 +116,6 @@ const HARMLESS: &[&str] = &[
 
 const HARMLESS_CORE: &[&str] = &[
     "ConfigMap",
-    "Secret",
     "ServiceAccount",
     "PersistentVolume",
     "PersistentVolumeClaim",

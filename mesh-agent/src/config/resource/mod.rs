@@ -6,11 +6,13 @@
 mod core;
 mod discovery;
 pub(crate) mod fields;
+pub mod gateway_api;
 pub mod istio;
 mod kinds;
 mod locate;
 pub mod parse;
 pub(crate) mod schema;
+mod secret;
 mod workloads;
 
 pub use core::{
@@ -20,6 +22,7 @@ pub use core::{
 pub use discovery::{AddressType, EndpointSlice, Endpoints, SliceEndpoint};
 pub use fields::doc_page;
 pub use kinds::Kind;
+pub use secret::{Secret, SecretError, Sensitive};
 pub use workloads::Controller;
 
 use serde::Serialize;
@@ -55,6 +58,12 @@ pub enum Object {
     WorkloadEntry(Box<istio::service_entry::WorkloadEntry>),
     Sidecar(Box<istio::sidecar::Sidecar>),
     IstioGateway(Box<istio::gateway::Gateway>),
+    GatewayClass(gateway_api::GatewayClass),
+    Gateway(Box<gateway_api::Gateway>),
+    HttpRoute(Box<gateway_api::HttpRoute>),
+    GrpcRoute(Box<gateway_api::GrpcRoute>),
+    ReferenceGrant(gateway_api::ReferenceGrant),
+    Secret(Secret),
 }
 
 /// Identity of an object in a source.

@@ -242,7 +242,11 @@ fn read(kind: Kind, value: &Value) -> Result<(Meta, Object), Failure> {
     struct WithMeta {
         metadata: Meta,
     }
-    let meta = from_value::<WithMeta>(value)?.metadata;
+    let mut meta = from_value::<WithMeta>(value)?.metadata;
+    if kind == Kind::Secret {
+        // kubectl's `last-applied-configuration` repeats the values.
+        meta.annotations.clear();
+    }
     let object = match kind {
         Kind::Namespace => Object::Namespace(from_value(value)?),
         Kind::Node => Object::Node(from_value(value)?),
@@ -259,6 +263,12 @@ fn read(kind: Kind, value: &Value) -> Result<(Meta, Object), Failure> {
         Kind::WorkloadEntry => Object::WorkloadEntry(from_value(value)?),
         Kind::Sidecar => Object::Sidecar(from_value(value)?),
         Kind::IstioGateway => Object::IstioGateway(from_value(value)?),
+        Kind::GatewayClass => Object::GatewayClass(from_value(value)?),
+        Kind::Gateway => Object::Gateway(from_value(value)?),
+        Kind::HttpRoute => Object::HttpRoute(from_value(value)?),
+        Kind::GrpcRoute => Object::GrpcRoute(from_value(value)?),
+        Kind::ReferenceGrant => Object::ReferenceGrant(from_value(value)?),
+        Kind::Secret => Object::Secret(from_value(value)?),
     };
     Ok((meta, object))
 }

@@ -5,7 +5,7 @@
 
 use super::Kind;
 use super::fields::{Field, Finding, check, leaf, list, message};
-use super::istio;
+use super::{gateway_api, istio};
 use serde_yaml_ng::Value;
 
 pub(super) const META: Field = message(
@@ -97,6 +97,8 @@ const ENDPOINT_SLICE: &[Field] = &[
     ),
 ];
 
+const SECRET: &[Field] = &[VERSION, KIND, META, leaf("type"), leaf("immutable"), leaf("data"), leaf("stringData")];
+
 /// Every field of a kind.
 pub(crate) fn fields(kind: Kind) -> &'static [Field] {
     match kind {
@@ -109,6 +111,12 @@ pub(crate) fn fields(kind: Kind) -> &'static [Field] {
         Kind::WorkloadEntry => istio::service_entry::WORKLOAD_ENTRY_FIELDS,
         Kind::Sidecar => istio::sidecar::FIELDS,
         Kind::IstioGateway => istio::gateway::FIELDS,
+        Kind::GatewayClass => gateway_api::fields::GATEWAY_CLASS,
+        Kind::Gateway => gateway_api::fields::GATEWAY,
+        Kind::HttpRoute => gateway_api::fields::HTTP_ROUTE,
+        Kind::GrpcRoute => gateway_api::fields::GRPC_ROUTE,
+        Kind::ReferenceGrant => gateway_api::fields::REFERENCE_GRANT,
+        Kind::Secret => SECRET,
         Kind::Namespace
         | Kind::Node
         | Kind::Pod

@@ -87,3 +87,62 @@ fn fields_without_effect_and_envoy_filters_are_named() {
         ]
     );
 }
+
+#[test]
+fn objects_of_the_gateway_api_are_read() {
+    let text = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{group: '', kind: Service, name: cart, port: 80}]
+  rules:
+  - matches:
+    - {path: {type: Exact, value: /a}, headers: [{name: X-User, value: jason}], method: GET}
+    filters:
+    - {type: RequestRedirect, requestRedirect: {scheme: https}}
+    - {type: RequestMirror, requestMirror: {backendRef: {name: b, port: 80}, fraction: {numerator: 1}}}
+    timeouts: {request: 1h30m, backendRequest: 500ms}
+    retry: {codes: [503], backoff: 10ms}
+    sessionPersistence: {sessionName: s}
+    nope: 1
+";
+    let parsed = read_text(text);
+    let said: Vec<_> = parsed.diagnostics.iter().map(|d| (d.code.id(), d.field.as_str())).collect();
+    assert_eq!(said, [("UM0110", "spec.rules[0].sessionPersistence"), ("UM0007", "spec.rules[0].nope")]);
+    let Object::HttpRoute(route) = &parsed.resources[0].object else { panic!("{parsed:?}") };
+    let rule = &route.spec.rules[0];
+    assert_eq!(rule.timeouts.request.unwrap().0.as_secs(), 5400);
+    assert_eq!(rule.filters[0].request_redirect.as_ref().unwrap().status_code, 302);
+    assert_eq!(rule.filters[1].request_mirror.as_ref().unwrap().fraction.unwrap().denominator, 100);
+    assert_eq!((&*route.spec.parent_refs[0].group, route.spec.parent_refs[0].port), ("", Some(80)));
+}
+
+#[test]
+fn what_the_gateway_api_validates_is_an_error_here() {
+    for (field, value) in [
+        ("timeouts", "{request: 1.5s}"),
+        ("retry", "{codes: [200]}"),
+        ("filters", "[{type: RequestRedirect, requestRedirect: {statusCode: 200}}]"),
+        ("filters", "[{type: RequestHeaderModifier, requestHeaderModifier: {remove: ['a b']}}]"),
+        ("filters", "[{type: RequestMirror, requestMirror: {backendRef: {name: a}, percent: 101}}]"),
+        ("backendRefs", "[{name: a, weight: -1}]"),
+        ("matches", "[{path: {type: Glob, value: /}}]"),
+    ] {
+        let text = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r}}\nspec:\n  rules:\n  - {field}: {value}\n"
+        );
+        let parsed = read_text(&text);
+        assert!(parsed.resources.is_empty(), "{value}");
+        assert_eq!(parsed.diagnostics[0].code.id(), "UM0006", "{value}");
+        assert!(parsed.diagnostics[0].field.starts_with(&format!("spec.rules[0].{field}")), "{:?}", parsed.diagnostics);
+    }
+}
+
+#[test]
+fn a_secrets_values_are_nowhere_printed() {
+    let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: s, annotations: {kubectl.kubernetes.io/last-applied-configuration: hunter2}}\ntype: kubernetes.io/tls\nstringData: {tls.key: hunter2}\nsuprise: 1\n";
+    let parsed = read_text(text);
+    assert_eq!(parsed.resources.len(), 1);
+    assert!(!format!("{parsed:?}").contains("hunter2"));
+}
