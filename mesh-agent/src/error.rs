@@ -2,33 +2,66 @@
 //! client is told.
 //!
 //! Place in the path: every stage returns its own enum; `proxy.rs` asks `Failure::answer`. Invariant: no stage writes
-//! a status of its own.
+//! a status of its own; everything the client sees comes from the table in `situation.rs`.
 
+mod flags;
+mod situation;
+
+pub use flags::{Flag, Flags};
+pub use situation::{Row, Situation, Text, doc_table};
+
+use crate::snapshot::route::AbortWith;
 use http::StatusCode;
 use serde::Serialize;
 use std::fmt;
 use std::time::Duration;
 
 /// Everything that ends a request without the endpoint's own answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    #[error("no healthy upstream")]
-    NoEndpoint,
-    /// The configuration no longer knows the port this connection was made for.
-    #[error("no such service port")]
+    /// No route matches, or the configuration no longer knows the port this connection was made for.
     NoRoute,
-    #[error("upstream connect error or disconnect/reset before headers. reset reason: {0}")]
-    Connect(#[from] ConnectError),
-    #[error("upstream connect error or disconnect/reset before headers. reset reason: {0}")]
-    Upstream(#[from] UpstreamError),
-    #[error("{0}")]
-    Limit(#[from] LimitError),
-    #[error("upstream request timeout")]
+    /// A VirtualService names a Service or subset that is not there.
+    NoCluster,
+    /// `BackendTo::Refused`, with its status.
+    RefusedBackend(StatusCode),
+    /// REGISTRY_ONLY, and nobody declared the host.
+    UnknownHost,
+    NoEndpoint,
+    Connect(ConnectError),
+    Upstream(UpstreamError),
+    Limit(LimitError),
+    /// All attempts and the pauses between them.
     Timeout,
-    #[error("downstream remote disconnect")]
+    PerTryTimeout,
+    /// Nothing moved on the stream.
+    Idle {
+        request_complete: bool,
+    },
     ClientGone,
-    #[error("{0}")]
     BadRequest(&'static str),
+    FaultAbort(AbortWith),
+    RateLimited {
+        resource_exhausted: bool,
+    },
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(error)
+    }
+}
+
+impl From<UpstreamError> for Failure {
+    fn from(error: UpstreamError) -> Self {
+        Self::Upstream(error)
+    }
+}
+
+impl From<LimitError> for Failure {
+    fn from(error: LimitError) -> Self {
+        Self::Limit(error)
+    }
 }
 
 /// `connect`: nothing of the request has left the agent, so another endpoint may always be tried.
@@ -79,44 +112,8 @@ pub enum UpstreamError {
 /// Limits of the agent itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
-    #[error("upstream connect error or disconnect/reset before headers. reset reason: overflow")]
+    #[error("overflow: bytes of stalled readers")]
     StalledBytes,
-}
-
-/// Envoy's response flags, as far as this data path sets them (SEMANTICS §6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-pub enum Flag {
-    None,
-    NR,
-    UH,
-    UF,
-    UC,
-    UR,
-    UO,
-    UPE,
-    UT,
-    LR,
-    DC,
-    DPE,
-}
-
-impl Flag {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "-",
-            Self::NR => "NR",
-            Self::UH => "UH",
-            Self::UF => "UF",
-            Self::UC => "UC",
-            Self::UR => "UR",
-            Self::UO => "UO",
-            Self::UPE => "UPE",
-            Self::UT => "UT",
-            Self::LR => "LR",
-            Self::DC => "DC",
-            Self::DPE => "DPE",
-        }
-    }
 }
 
 /// Who ended the request, for health of endpoints.
@@ -131,10 +128,13 @@ pub enum Outcome {
 }
 
 /// What a failure means to everyone who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: StatusCode,
-    pub flag: Flag,
+    /// gRPC status number for a gRPC client.
+    pub grpc: u8,
+    pub flags: Flags,
+    /// Envoy's `%RESPONSE_CODE_DETAILS%`.
     pub details: &'static str,
     pub outcome: Outcome,
     /// There is proof that the endpoint did not process the request.
@@ -143,123 +143,99 @@ pub struct Answer {
     pub reset: u32,
 }
 
-/// RST_STREAM codes used by this module (RFC 9113 §7).
+/// RST_STREAM code "no longer needed" (RFC 9113 §7).
 pub const CANCEL: u32 = 0x8;
-const INTERNAL_ERROR: u32 = 0x2;
-const REFUSED_STREAM: u32 = 0x7;
-const ENHANCE_YOUR_CALM: u32 = 0xb;
 
 impl Failure {
-    /// The table of SEMANTICS §6.
-    pub fn answer(&self) -> Answer {
-        use StatusCode as S;
-        let of = |status, flag, details, outcome, retryable, reset| Answer {
-            status,
-            flag,
-            details,
-            outcome,
-            retryable,
-            reset,
-        };
+    /// Its row of the table of SEMANTICS §6.
+    pub fn situation(&self) -> Situation {
         match self {
-            Self::NoEndpoint => {
-                of(S::SERVICE_UNAVAILABLE, Flag::UH, "no_healthy_upstream", Outcome::Local, false, REFUSED_STREAM)
-            }
-            Self::NoRoute => of(S::NOT_FOUND, Flag::NR, "route_not_found", Outcome::Local, false, REFUSED_STREAM),
-            Self::Connect(ConnectError::Overflow) => of(
-                S::SERVICE_UNAVAILABLE,
-                Flag::UO,
-                "upstream_reset_before_response_started{overflow}",
-                Outcome::Local,
-                false,
-                REFUSED_STREAM,
-            ),
-            Self::Connect(ConnectError::Socket(_)) => of(
-                S::SERVICE_UNAVAILABLE,
-                Flag::LR,
-                "upstream_reset_before_response_started{local reset}",
-                Outcome::Local,
-                false,
-                REFUSED_STREAM,
-            ),
-            Self::Connect(_) => of(
-                S::SERVICE_UNAVAILABLE,
-                Flag::UF,
-                "upstream_reset_before_response_started{remote connection failure}",
-                Outcome::EndpointFailed,
-                true,
-                REFUSED_STREAM,
-            ),
-            Self::Upstream(error) => match error {
-                UpstreamError::Refused | UpstreamError::GoneAway => of(
-                    S::SERVICE_UNAVAILABLE,
-                    Flag::UR,
-                    "upstream_reset_before_response_started{remote refused stream reset}",
-                    Outcome::Answered,
-                    true,
-                    REFUSED_STREAM,
-                ),
-                UpstreamError::NotSent => of(
-                    S::SERVICE_UNAVAILABLE,
-                    Flag::UC,
-                    "upstream_reset_before_response_started{connection termination}",
-                    Outcome::Answered,
-                    true,
-                    REFUSED_STREAM,
-                ),
-                UpstreamError::Reset(code) => of(
-                    S::SERVICE_UNAVAILABLE,
-                    Flag::UR,
-                    "upstream_reset_before_response_started{remote reset}",
-                    Outcome::EndpointFailed,
-                    false,
-                    *code,
-                ),
-                UpstreamError::Closed => of(
-                    S::SERVICE_UNAVAILABLE,
-                    Flag::UC,
-                    "upstream_reset_before_response_started{connection termination}",
-                    Outcome::EndpointFailed,
-                    false,
-                    INTERNAL_ERROR,
-                ),
-                UpstreamError::Protocol => of(
-                    S::BAD_GATEWAY,
-                    Flag::UPE,
-                    "upstream_reset_before_response_started{protocol error}",
-                    Outcome::EndpointFailed,
-                    false,
-                    INTERNAL_ERROR,
-                ),
-                UpstreamError::Aborted => Self::ClientGone.answer(),
-                UpstreamError::Stalled => of(
-                    S::SERVICE_UNAVAILABLE,
-                    Flag::UO,
-                    "upstream_reset_before_response_started{overflow}",
-                    Outcome::Local,
-                    false,
-                    ENHANCE_YOUR_CALM,
-                ),
+            Self::NoRoute => Situation::NoRoute,
+            Self::NoCluster => Situation::NoCluster,
+            Self::RefusedBackend(_) => Situation::RefusedBackend,
+            Self::UnknownHost => Situation::UnknownHost,
+            Self::NoEndpoint => Situation::NoEndpoint,
+            Self::Connect(error) => match error {
+                ConnectError::Refused => Situation::ConnectRefused,
+                ConnectError::Timeout(_) => Situation::ConnectTimeout,
+                ConnectError::Io(_) | ConnectError::Handshake => Situation::ConnectFailed,
+                ConnectError::Socket(_) => Situation::NoSocket,
+                ConnectError::Overflow => Situation::Overflow,
             },
-            Self::Limit(LimitError::StalledBytes) => of(
-                S::SERVICE_UNAVAILABLE,
-                Flag::UO,
-                "upstream_reset_before_response_started{overflow}",
-                Outcome::Local,
-                false,
-                REFUSED_STREAM,
-            ),
-            Self::Timeout => of(S::GATEWAY_TIMEOUT, Flag::UT, "response_timeout", Outcome::Local, false, CANCEL),
-            // nginx's 499: never sent, there is nobody to read it; it is what telemetry records as "0, DC".
-            Self::ClientGone => {
-                of(S::REQUEST_TIMEOUT, Flag::DC, "downstream_remote_disconnect", Outcome::Local, false, CANCEL)
-            }
-            Self::BadRequest(_) => {
-                of(S::BAD_REQUEST, Flag::DPE, "http.bad_request", Outcome::Local, false, INTERNAL_ERROR)
-            }
+            Self::Upstream(error) => match error {
+                UpstreamError::Refused | UpstreamError::GoneAway => Situation::RefusedStream,
+                UpstreamError::NotSent => Situation::NotSent,
+                UpstreamError::Reset(_) => Situation::RemoteReset,
+                UpstreamError::Closed => Situation::Closed,
+                UpstreamError::Protocol => Situation::Protocol,
+                UpstreamError::Aborted => Situation::ClientGone,
+                UpstreamError::Stalled => Situation::Stalled,
+            },
+            Self::Limit(LimitError::StalledBytes) => Situation::Overflow,
+            Self::Timeout => Situation::Timeout,
+            Self::PerTryTimeout => Situation::PerTryTimeout,
+            Self::Idle { request_complete: false } => Situation::IdleRequest,
+            Self::Idle { request_complete: true } => Situation::IdleResponse,
+            Self::ClientGone => Situation::ClientGone,
+            Self::BadRequest(_) => Situation::BadRequest,
+            Self::FaultAbort(_) => Situation::FaultAbort,
+            Self::RateLimited { .. } => Situation::RateLimited,
+        }
+    }
+
+    pub fn answer(&self) -> Answer {
+        let row = self.situation().row();
+        let status = match self {
+            Self::FaultAbort(AbortWith::Http(status)) | Self::RefusedBackend(status) => *status,
+            Self::FaultAbort(AbortWith::Grpc(_)) => StatusCode::OK,
+            // The client that left: never sent, telemetry records it as 0.
+            _ => StatusCode::from_u16(row.status).unwrap_or(StatusCode::REQUEST_TIMEOUT),
+        };
+        let grpc = match self {
+            Self::FaultAbort(AbortWith::Grpc(status)) => *status,
+            Self::RateLimited { resource_exhausted: true } => RESOURCE_EXHAUSTED,
+            _ => grpc_status(status),
+        };
+        let reset = match self {
+            Self::Upstream(UpstreamError::Reset(code)) => *code,
+            _ => row.reset,
+        };
+        Answer {
+            status,
+            grpc,
+            flags: row.flag.map_or(Flags::NONE, Flags::from),
+            details: row.details,
+            outcome: row.outcome,
+            retryable: row.proof,
+            reset,
+        }
+    }
+
+    /// What the table's text does not tell.
+    pub fn cause(&self) -> Option<String> {
+        match self {
+            Self::Connect(error) => Some(error.to_string()),
+            Self::Upstream(error) => Some(error.to_string()),
+            Self::BadRequest(why) => Some((*why).to_owned()),
+            _ => None,
         }
     }
 }
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let row = self.situation().row();
+        match row.text.spell(false) {
+            text if text.is_empty() => f.write_str(row.details)?,
+            text => f.write_str(&text)?,
+        }
+        self.cause().map_or(Ok(()), |cause| write!(f, ": {cause}"))
+    }
+}
+
+impl std::error::Error for Failure {}
+
+const RESOURCE_EXHAUSTED: u8 = 8;
 
 /// gRPC status for a locally made HTTP status (SEMANTICS §6, "gRPC local reply").
 pub fn grpc_status(status: StatusCode) -> u8 {
@@ -328,8 +304,22 @@ mod tests {
     fn texts_name_the_cause() {
         assert_eq!(
             Failure::Upstream(UpstreamError::Reset(8)).to_string(),
-            "upstream connect error or disconnect/reset before headers. reset reason: remote reset CANCEL"
+            "upstream connect error or disconnect/reset before headers. reset reason: remote reset: remote reset CANCEL"
         );
+        assert_eq!(Failure::NoRoute.to_string(), "route_not_found");
         assert_eq!(code_name(99).to_string(), "unknown code");
+    }
+
+    #[test]
+    fn what_the_configuration_says_goes_before_the_table() {
+        let teapot = StatusCode::IM_A_TEAPOT;
+        let http = Failure::FaultAbort(AbortWith::Http(teapot)).answer();
+        assert_eq!((http.status, http.grpc, http.flags), (teapot, 2, Flag::FI.into()));
+        let grpc = Failure::FaultAbort(AbortWith::Grpc(9)).answer();
+        assert_eq!((grpc.status, grpc.grpc), (StatusCode::OK, 9));
+        assert_eq!(Failure::RateLimited { resource_exhausted: false }.answer().grpc, 14);
+        assert_eq!(Failure::RateLimited { resource_exhausted: true }.answer().grpc, 8);
+        assert_eq!(Failure::Timeout.answer().grpc, 14, "not DEADLINE_EXCEEDED: SEMANTICS §6");
+        assert_eq!(Failure::Upstream(UpstreamError::Reset(11)).answer().reset, 11);
     }
 }

@@ -20,6 +20,9 @@ pub mod http1;
 pub mod http2;
 pub mod reply;
 
+pub mod policy;
+pub mod route;
+
 pub mod balance;
 pub mod connect;
 pub mod forward;

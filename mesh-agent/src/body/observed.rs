@@ -30,7 +30,7 @@ impl Observed {
             if let Some(deadline) = &mut self.deadline
                 && deadline.as_mut().poll(cx).is_ready()
             {
-                self.record.flag = Flag::UT;
+                self.record.flags.insert(Flag::UT);
                 self.record.complete = true;
                 return Poll::Ready(Some(Err(UpstreamError::Reset(crate::error::CANCEL))));
             }
@@ -45,7 +45,7 @@ impl Observed {
             }
             Some(Err(error)) => {
                 let answer = Failure::Upstream(error.clone()).answer();
-                self.record.flag = answer.flag;
+                self.record.flags |= answer.flags;
                 self.record.outcome = answer.outcome;
                 self.record.complete = true;
             }
@@ -71,7 +71,7 @@ impl Observed {
 
     pub(super) fn cancelled(&mut self) {
         if !self.record.complete {
-            self.record.flag = Flag::DC;
+            self.record.flags.insert(Flag::DC);
             self.record.outcome = Outcome::Local;
             self.record.complete = true;
         }

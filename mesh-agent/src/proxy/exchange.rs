@@ -36,7 +36,7 @@ pub(super) async fn exchange(conn: Rc<Conn>, mut request: Request<Body>, mut inf
     let ctx = &conn.ctx;
     let target = match ctx.destinations.target(&conn.wants) {
         Ok(target) => target,
-        Err(failure) => return reply::local(&failure, request.headers(), "unknown destination", None),
+        Err(failure) => return reply::local(&failure, request.headers(), "unknown destination", None, false),
     };
     let series = ctx.recorder.series(conn.source.workload.as_ref(), &target.service, None);
     let mut record = Record::new(series, started);
@@ -120,9 +120,9 @@ impl FieldsForReply {
         mut record: Record,
     ) -> Response<Body> {
         let answer = failure.answer();
-        let response = reply::local(failure, &self.headers, &target.name, endpoint);
+        let response = reply::local(failure, &self.headers, &target.name, endpoint, record.attempts > 1);
         record.code = Some(response.status());
-        record.flag = answer.flag;
+        record.flags |= answer.flags;
         record.outcome = answer.outcome;
         record.read_grpc_status(response.headers());
         record.complete = true;

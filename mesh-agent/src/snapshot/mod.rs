@@ -9,6 +9,7 @@
 mod egress;
 mod lookup;
 mod mesh;
+mod pattern;
 pub mod policy;
 pub mod route;
 mod service;

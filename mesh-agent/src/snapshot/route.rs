@@ -4,6 +4,8 @@
 //! them. Invariant: everything a request needs is resolved here as far as the configuration allows; nothing is parsed
 //! per request.
 
+pub use super::pattern::{Pattern, PatternError};
+
 use crate::config::resource::ObjectKey;
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
@@ -140,16 +142,9 @@ pub struct HeaderMatch {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QueryMatch {
-    /// Compared byte by byte, percent-decoded.
+    /// Compared as it is written in the target, percent-encoded or not (Envoy); the first of several counts.
     pub name: Arc<str>,
     pub value: StringMatch,
-}
-
-/// A regular expression that matches whole values in linear time, with RE2's syntax.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    source: Arc<str>,
-    regex: regex::Regex,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -399,49 +394,6 @@ pub struct RateLimit {
     pub resource_exhausted: bool,
     pub response_headers: Option<Arc<HeaderChange>>,
     pub rule: RuleRef,
-}
-
-impl Pattern {
-    /// # Errors
-    /// The regex is malformed, has what RE2 has not (look-around, back-references), or is too large.
-    pub fn new(source: &str) -> Result<Self, regex::Error> {
-        // RE2 matches bytes of UTF-8 as we do; anchored by hand because the crate has no full match.
-        let regex = regex::RegexBuilder::new(&format!(r"\A(?:{source})\z")).size_limit(1 << 20).build()?;
-        Ok(Self { source: source.into(), regex })
-    }
-
-    /// For replacing every match inside a text: not anchored.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn new_unanchored(source: &str) -> Result<Self, regex::Error> {
-        let regex = regex::RegexBuilder::new(source).size_limit(1 << 20).build()?;
-        Ok(Self { source: source.into(), regex })
-    }
-
-    pub fn is_match(&self, text: &str) -> bool {
-        self.regex.is_match(text)
-    }
-
-    pub fn regex(&self) -> &regex::Regex {
-        &self.regex
-    }
-
-    pub fn source(&self) -> &str {
-        &self.source
-    }
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.regex.as_str() == other.regex.as_str()
-    }
-}
-
-impl Serialize for Pattern {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&self.source)
-    }
 }
 
 impl Visibility {

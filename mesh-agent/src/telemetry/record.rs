@@ -1,7 +1,7 @@
 //! What one exchange was.
 
 use super::Series;
-use crate::error::{Flag, Outcome};
+use crate::error::{Flag, Flags, Outcome};
 use crate::time::Nanos;
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
@@ -17,7 +17,8 @@ pub struct Record {
     pub code: Option<StatusCode>,
     /// `grpc-status`, from the head (trailers-only) or the trailers.
     pub grpc_status: Option<u8>,
-    pub flag: Flag,
+    /// Several where several things happened: `URX,UF`.
+    pub flags: Flags,
     pub outcome: Outcome,
     /// Body bytes from the endpoint.
     pub received: u64,
@@ -34,7 +35,7 @@ impl Record {
             started,
             code: None,
             grpc_status: None,
-            flag: Flag::None,
+            flags: Flags::NONE,
             outcome: Outcome::Answered,
             received: 0,
             attempts: 0,
@@ -61,7 +62,7 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         if !self.complete {
-            self.flag = Flag::DC;
+            self.flags.insert(Flag::DC);
             self.outcome = Outcome::Local;
         }
         self.series.finish(self);

@@ -3,7 +3,7 @@
 use super::peers::Peer;
 use super::{Metrics, Record};
 use crate::addr::EndpointAddr;
-use crate::error::Flag;
+use crate::error::Flags;
 use crate::snapshot::Workload;
 use http::StatusCode;
 use prometheus::{Histogram, IntCounter};
@@ -40,7 +40,7 @@ pub struct Series {
     response_bytes: IntCounter,
 }
 
-type Code = (Option<StatusCode>, Option<u8>, Flag);
+type Code = (Option<StatusCode>, Option<u8>, Flags);
 
 /// Counters of opaque connections from one source to one endpoint of one service.
 #[derive(Debug)]
@@ -148,7 +148,7 @@ impl Series {
     }
 
     pub(super) fn finish(&self, record: &Record) {
-        let code = (record.code, record.grpc_status, record.flag);
+        let code = (record.code, record.grpc_status, record.flags);
         let mut codes = self.codes.borrow_mut();
         match codes.iter().find(|(known, _)| *known == code) {
             Some((_, counter)) => counter.inc(),
@@ -164,10 +164,10 @@ impl Series {
         }
     }
 
-    fn counter(&self, (status, grpc, flag): Code) -> IntCounter {
+    fn counter(&self, (status, grpc, flags): Code) -> IntCounter {
         let grpc = grpc.map(|status| status.to_string()).unwrap_or_default();
         let status = status.as_ref().map_or("0", StatusCode::as_str).to_owned();
-        self.metrics.requests(&self.peer, &[status, grpc, flag.as_str().to_owned()])
+        self.metrics.requests(&self.peer, &[status, grpc, flags.to_string()])
     }
 }
 

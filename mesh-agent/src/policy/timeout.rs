@@ -1,0 +1,62 @@
+//! How long a request and each of its attempts may take (SEMANTICS §3 "Timeout", "gRPC timeout").
+
+use crate::grpc::{self, GRPC_TIMEOUT};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::time::Duration;
+
+const WHOLE: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
+const PER_TRY: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
+const EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+
+/// The timeouts of one request. `None`: unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For all attempts and the pauses between them.
+    pub whole: Option<Duration>,
+    /// For one attempt; always shorter than `whole`.
+    pub per_try: Option<Duration>,
+    /// The endpoint of a gRPC call is told what is left.
+    grpc: bool,
+}
+
+impl Timeouts {
+    /// From the route's `timeout` and `perTryTimeout`, and the request's own header fields.
+    ///
+    /// Envoy's header goes before all. gRPC: `grpc-timeout`, at most the route's; without it the route's.
+    pub fn new(route: Option<Duration>, per_try: Option<Duration>, headers: &HeaderMap) -> Self {
+        let grpc = grpc::is_grpc(headers);
+        let asked = headers.get(GRPC_TIMEOUT).filter(|_| grpc).and_then(|value| grpc::parse_timeout(value.as_bytes()));
+        let limit = route.filter(|limit| !limit.is_zero());
+        let configured = match (asked, limit) {
+            (Some(asked), Some(limit)) => Some(asked.min(limit)),
+            (asked, limit) => asked.or(limit),
+        };
+        let whole = millis(headers, &WHOLE).map_or(configured, Some);
+        // Zero in Envoy's header field means none; zero in `grpc-timeout` means at once.
+        let whole = whole.filter(|whole| !whole.is_zero() || asked == Some(Duration::ZERO));
+        let per_try = millis(headers, &PER_TRY).or(per_try).filter(|per_try| !per_try.is_zero());
+        let per_try = per_try.filter(|per_try| whole.is_none_or(|whole| *per_try < whole));
+        Self { whole, per_try, grpc: grpc && (asked.is_some() || limit.is_some()) }
+    }
+
+    /// What is left of the whole after `elapsed`.
+    pub fn left(&self, elapsed: Duration) -> Option<Duration> {
+        self.whole.map(|whole| whole.saturating_sub(elapsed))
+    }
+
+    /// Tells the endpoint of an attempt that starts `elapsed` after the request how long it has.
+    pub fn write(&self, elapsed: Duration, headers: &mut HeaderMap) {
+        headers.remove(WHOLE);
+        headers.remove(PER_TRY);
+        let Some(expected) = [self.left(elapsed), self.per_try].into_iter().flatten().min() else { return };
+        headers.insert(EXPECTED, HeaderValue::from(u64::try_from(expected.as_millis()).unwrap_or(u64::MAX)));
+        if self.grpc {
+            headers.insert(GRPC_TIMEOUT, grpc::format_timeout(expected));
+        }
+    }
+}
+
+/// A header field in milliseconds; what is no number is no header field.
+fn millis(headers: &HeaderMap, name: &HeaderName) -> Option<Duration> {
+    headers.get(name)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
+}
