@@ -4,13 +4,16 @@
 //! Invariant: one snapshot read per request; a target stays the same object while its endpoints do.
 
 use crate::addr::{EndpointAddr, OrigDst};
-use crate::balance::{Picker, Policy, Registry};
+use crate::balance::{Cluster, Registry, Spec};
+use crate::connect::{Upstream, Upstreams};
 use crate::error::Failure;
 use crate::listen::Wants;
+use crate::snapshot::policy::TrafficPolicy;
 use crate::snapshot::{
-    Destination, Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, PortKey, Protocol, Service, ServiceName,
-    ServicePort, Snapshot, Workload,
+    ClusterKey, Destination, Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, PortKey, Protocol, Service,
+    ServiceName, ServicePort, Snapshot, Workload,
 };
+use crate::time::Nanos;
 use arc_swap::{ArcSwap, Cache};
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
@@ -25,7 +28,8 @@ pub struct Target {
     /// With the port, for messages.
     pub name: Arc<str>,
     pub protocol: Protocol,
-    pub picker: Picker,
+    pub cluster: Arc<Cluster>,
+    pub upstream: Arc<Upstream>,
 }
 
 /// One worker's view of the snapshot.
@@ -33,6 +37,9 @@ pub struct Target {
 pub struct Destinations {
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     registry: Arc<Registry>,
+    upstreams: Arc<Upstreams>,
+    /// What holds where no DestinationRule speaks.
+    policy: Arc<TrafficPolicy>,
     targets: RefCell<FxHashMap<Wants, (u64, Rc<Target>)>>,
     /// The generation of the last sweep.
     swept: Cell<u64>,
@@ -42,13 +49,10 @@ pub struct Destinations {
 const PASSTHROUGH: &str = "PassthroughCluster";
 
 impl Destinations {
-    pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, registry: Arc<Registry>) -> Self {
-        Self {
-            snapshot: RefCell::new(Cache::new(snapshot)),
-            registry,
-            targets: RefCell::default(),
-            swept: Cell::new(0),
-        }
+    pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, registry: Arc<Registry>, upstreams: Arc<Upstreams>) -> Self {
+        let snapshot = RefCell::new(Cache::new(snapshot));
+        let (policy, targets, swept) = (Arc::default(), RefCell::default(), Cell::new(0));
+        Self { snapshot, registry, upstreams, policy, targets, swept }
     }
 
     /// The target as of now.
@@ -96,19 +100,26 @@ impl Destinations {
     }
 
     fn service(&self, service: &Arc<Service>, port: &Arc<ServicePort>, former: Option<&Rc<Target>>) -> Rc<Target> {
-        let policy = Policy::from(port.lb);
+        let key = port.key.clone().into();
+        let spec = Spec { lb: port.lb, ..self.spec(&key, &port.endpoints) };
         if let Some(former) = former
-            && former.picker.is_of(&port.endpoints, policy)
+            && former.cluster.is_of(&spec)
             && former.protocol == port.protocol
         {
             return Rc::clone(former);
         }
-        Rc::new(Target {
-            service: Arc::clone(&service.host),
-            name: format!("{}:{}", service.host, port.port).into(),
-            protocol: port.protocol,
-            picker: Picker::new(&port.key, &port.endpoints, policy, &self.registry),
-        })
+        self.made_of(&spec, Arc::clone(&service.host), format!("{}:{}", service.host, port.port).into(), port.protocol)
+    }
+
+    fn spec<'a>(&'a self, key: &'a ClusterKey, endpoints: &'a Arc<EndpointSet>) -> Spec<'a> {
+        let (policy, lb) = (&self.policy, LbPolicy::Default);
+        Spec { key, endpoints, labels: None, policy, lb, distribution: None, client: None }
+    }
+
+    fn made_of(&self, spec: &Spec<'_>, service: Arc<str>, name: Arc<str>, protocol: Protocol) -> Rc<Target> {
+        let cluster = self.registry.cluster(spec, Nanos::now());
+        let upstream = self.upstreams.upstream(spec.key, spec.policy);
+        Rc::new(Target { service, name, protocol, cluster, upstream })
     }
 
     /// A pod dialled by its own address: a headless Service's record. The port's declaration still counts.
@@ -144,8 +155,7 @@ impl Destinations {
         let endpoint =
             Endpoint { addr, weight: 1, health: EndpointHealth::Ready, workload, locality: Locality::default() };
         let set = Arc::new(EndpointSet { endpoints: vec![endpoint] });
-        let picker = Picker::new(key, &set, Policy::from(LbPolicy::Default), &self.registry);
-        Rc::new(Target { service, name, protocol, picker })
+        self.made_of(&self.spec(&key.clone().into(), &set), service, name, protocol)
     }
 }
 
@@ -203,7 +213,7 @@ mod tests {
             snapshot.insert_service(Arc::new(service(name, headless, Protocol::Grpc, at)));
         }
         snapshot.set_headless(EndpointAddr::new(grpc), Some(&PortKey::new(ServiceName::new("shop", "b"), 80)));
-        let destinations = Destinations::new(Arc::new(ArcSwap::from_pointee(snapshot)), Arc::default());
+        let destinations = Destinations::new(Arc::new(ArcSwap::from_pointee(snapshot)), Arc::default(), Arc::default());
         let target = |addr| destinations.target(&Wants::Original(OrigDst::new(addr))).unwrap();
         let known = target(grpc);
         assert_eq!((&*known.service, known.protocol), ("b.shop.svc.cluster.local", Protocol::Grpc));

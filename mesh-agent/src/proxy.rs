@@ -6,6 +6,8 @@
 mod exchange;
 mod opaque;
 
+use crate::addr::EndpointAddr;
+use crate::connect::Way;
 use crate::destination::Target;
 use crate::detect::{self, Replay, Sniff};
 use crate::drain::Watch;
@@ -52,6 +54,10 @@ pub async fn serve(accepted: Accepted, ctx: Rc<Ctx>) {
 }
 
 impl Conn {
+    fn way<'a>(&'a self, target: &'a Target, to: EndpointAddr) -> Way<'a> {
+        Way { source: self.source.cookie, dialer: &self.source.dialer, upstream: &target.upstream, to }
+    }
+
     /// The port speaks HTTP: the client's first bytes say which version.
     async fn serve_declared_http(self: Rc<Self>, mut stream: TcpStream, target: Option<&Target>) {
         let mut first = BytesMut::new();

@@ -4,7 +4,7 @@
 //! worker, with that worker's pools; workers share the snapshot, endpoint states and metric atomics, nothing else.
 
 use crate::balance::{EndpointRow, Registry};
-use crate::connect::Pools;
+use crate::connect::{Pools, Upstreams};
 use crate::destination::Destinations;
 use crate::drain::{Drain, Watch};
 use crate::http2::Ledger;
@@ -91,6 +91,7 @@ impl Workers {
         let ticks: Arc<[AtomicU64]> = (0..count).map(|_| AtomicU64::new(0)).collect();
         let limits = Limits::new(shared.settings.max_connections);
         let ledger = Arc::new(Ledger::new(shared.settings.stalled_bytes));
+        let upstreams = Arc::new(Upstreams::default());
         let drain = Drain::default();
         let (workers, inboxes): (Vec<_>, Vec<_>) = (0..count)
             .map(|_| {
@@ -108,6 +109,7 @@ impl Workers {
                 ticks: Arc::clone(&ticks),
                 limits: Arc::clone(&limits),
                 ledger: Arc::clone(&ledger),
+                upstreams: Arc::clone(&upstreams),
                 drain: drain.watch(),
                 shared: shared.clone(),
             };
@@ -187,6 +189,7 @@ struct Run {
     ticks: Arc<[AtomicU64]>,
     limits: Arc<Limits>,
     ledger: Arc<Ledger>,
+    upstreams: Arc<Upstreams>,
     drain: Watch,
     shared: Shared,
 }
@@ -204,9 +207,14 @@ impl Run {
         };
         let _ = ready.send(Ok(()));
         runtime.block_on(async {
+            let settings = Arc::clone(&self.shared.settings);
             let ctx = Rc::new(Ctx {
-                destinations: Destinations::new(Arc::clone(&self.shared.snapshot), Arc::clone(&self.shared.registry)),
-                pools: Rc::new(Pools::new(Arc::clone(&self.shared.settings), Arc::clone(&self.ledger))),
+                destinations: Destinations::new(
+                    Arc::clone(&self.shared.snapshot),
+                    Arc::clone(&self.shared.registry),
+                    Arc::clone(&self.upstreams),
+                ),
+                pools: Rc::new(Pools::new(settings, Arc::clone(&self.ledger), Arc::clone(&self.upstreams))),
                 recorder: Recorder::new(Arc::clone(&self.shared.metrics)),
                 settings: Arc::clone(&self.shared.settings),
                 ledger: Arc::clone(&self.ledger),

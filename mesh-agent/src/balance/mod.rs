@@ -1,16 +1,19 @@
 //! Choice of an endpoint.
 //!
-//! Place in the path: after the destination is known, before `connect`. `Picker` is the immutable view of one port's
-//! endpoints; `EndpointState` is what the agent learnt about an endpoint at run time, shared by all workers and kept
-//! over snapshot swaps by `Registry`. Invariant: the choice is a pure function of (endpoints, states, cursor, now,
-//! rng), takes no lock and only ever returns a member of the set that is not excluded.
+//! Place in the path: after the route has named a host, before `connect`. A `Cluster` is the immutable view that one
+//! client has of one port's or subset's endpoints under one `TrafficPolicy`; `EndpointState` is what the agent learnt
+//! about an endpoint at run time. Both are shared by all workers through the `Registry`; states are kept over snapshot
+//! swaps. Invariant: the choice is a pure function of (endpoints, states, cursor, now, rng), takes no lock and only ever
+//! returns a member of the cluster.
 
-mod picker;
+mod affinity;
+mod cluster;
 mod policy;
 mod registry;
 mod state;
 
-pub use picker::{Chosen, Picker};
+pub use affinity::{Affinity, RequestFacts, affinity};
+pub use cluster::{Ask, Chosen, Cluster, NoEndpoint, Priorities, Spec};
 pub use policy::{Policy, default_policy};
 pub use registry::{EndpointRow, Registry};
-pub use state::{ActiveRequest, EndpointState};
+pub use state::{ActiveRequest, Ended, EndpointState};

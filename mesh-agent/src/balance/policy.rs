@@ -15,6 +15,10 @@ pub enum Policy {
     LeastRequest,
     PeakEwma,
     Random,
+    RingHash,
+    Maglev,
+    /// To the address that the client asked for.
+    Passthrough,
 }
 
 /// What `LbPolicy::Default` means: the winner of `mesh-bench balance`, whose test fails when it is another.
@@ -82,7 +86,7 @@ impl Candidates {
         }
         match policy {
             Policy::RoundRobin => self.in_turn(cursor, rng),
-            Policy::Random => self.at_random(rng),
+            Policy::Random | Policy::RingHash | Policy::Maglev | Policy::Passthrough => self.at_random(rng),
             Policy::LeastRequest => {
                 self.better_of_two(rng, |state, weight| (f64::from(state.active()) + 1.0) / f64::from(weight))
             }

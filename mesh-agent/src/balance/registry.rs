@@ -1,23 +1,25 @@
-//! Where run-time state outlives pickers and snapshots.
+//! Where run-time state outlives clusters and snapshots.
 
-use super::EndpointState;
+use super::{Cluster, EndpointState, Spec};
 use crate::addr::EndpointAddr;
-use crate::snapshot::PortKey;
+use crate::snapshot::ClusterKey;
 use crate::time::Nanos;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// All endpoint states that some picker holds. Locked when a picker is made, never for a request.
+/// All clusters and endpoint states that somebody holds. Locked when a cluster is asked for, never for a request.
 #[derive(Debug, Default)]
 pub struct Registry {
-    ports: Mutex<FxHashMap<PortKey, PortState>>,
+    clusters: Mutex<FxHashMap<ClusterKey, Shared>>,
 }
 
 #[derive(Debug, Default)]
-struct PortState {
+struct Shared {
+    /// One for each policy and point of view.
+    clusters: Vec<Weak<Cluster>>,
     cursor: Weak<AtomicUsize>,
     endpoints: FxHashMap<EndpointAddr, Weak<EndpointState>>,
 }
@@ -25,7 +27,7 @@ struct PortState {
 /// One endpoint as `mesh-agent endpoints` shows it.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointRow {
-    /// `namespace/name:port`
+    /// `namespace/name:port`, with `/subset` where there is one.
     pub service: String,
     pub endpoint: EndpointAddr,
     /// Requests (HTTP) or connections (opaque) in flight.
@@ -39,40 +41,59 @@ pub struct EndpointRow {
 }
 
 impl Registry {
-    /// The state of an endpoint; made new where no picker holds it.
-    pub fn endpoint(&self, key: &PortKey, addr: EndpointAddr) -> Arc<EndpointState> {
-        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        let port = ports.entry(key.clone()).or_default();
-        if let Some(state) = port.endpoints.get(&addr).and_then(Weak::upgrade) {
+    /// The cluster of a spec: the one that exists, if one does.
+    pub fn cluster(&self, spec: &Spec<'_>, now: Nanos) -> Arc<Cluster> {
+        let found = {
+            let clusters = self.lock();
+            let same = clusters.get(spec.key).map(|shared| shared.clusters.iter().filter_map(Weak::upgrade));
+            same.into_iter().flatten().find(|cluster| cluster.is_of(spec))
+        };
+        // Two workers may make one each at the same time: they share all state, and either one will do.
+        found.unwrap_or_else(|| {
+            let cluster = Arc::new(Cluster::new(spec, self, now));
+            let mut clusters = self.lock();
+            let shared = clusters.entry(spec.key.clone()).or_default();
+            shared.clusters.retain(|cluster| cluster.strong_count() > 0);
+            shared.clusters.push(Arc::downgrade(&cluster));
+            cluster
+        })
+    }
+
+    /// The state of an endpoint; made new where no cluster holds it.
+    pub fn endpoint(&self, key: &ClusterKey, addr: EndpointAddr, now: Nanos) -> Arc<EndpointState> {
+        let mut clusters = self.lock();
+        let shared = clusters.entry(key.clone()).or_default();
+        if let Some(state) = shared.endpoints.get(&addr).and_then(Weak::upgrade) {
             return state;
         }
-        let state = Arc::new(EndpointState::new(key.clone(), addr));
-        port.endpoints.insert(addr, Arc::downgrade(&state));
+        let state = Arc::new(EndpointState::new(key.clone(), addr, now));
+        shared.endpoints.insert(addr, Arc::downgrade(&state));
         state
     }
 
-    /// Round robin's position on a port. Called once for each picker made.
-    pub(super) fn cursor(&self, key: &PortKey) -> Arc<AtomicUsize> {
-        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        let port = ports.entry(key.clone()).or_default();
+    /// Round robin's position on a shared. Called once for each picker made.
+    pub(super) fn cursor(&self, key: &ClusterKey) -> Arc<AtomicUsize> {
+        let mut clusters = self.lock();
+        let shared = clusters.entry(key.clone()).or_default();
         // Forgets endpoints that nobody uses any more, so that rollouts do not grow the table.
-        port.endpoints.retain(|_, state| state.strong_count() > 0);
-        port.cursor.upgrade().unwrap_or_else(|| {
+        shared.endpoints.retain(|_, state| state.strong_count() > 0);
+        shared.cursor.upgrade().unwrap_or_else(|| {
             let cursor = Arc::default();
-            port.cursor = Arc::downgrade(&cursor);
+            shared.cursor = Arc::downgrade(&cursor);
             cursor
         })
     }
 
     /// Every endpoint in use, by service and address.
     pub fn rows(&self, now: Nanos) -> Vec<EndpointRow> {
-        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        ports.retain(|_, port| {
-            port.endpoints.retain(|_, state| state.strong_count() > 0);
-            !port.endpoints.is_empty() || port.cursor.strong_count() > 0
+        let mut clusters = self.lock();
+        clusters.retain(|_, shared| {
+            shared.endpoints.retain(|_, state| state.strong_count() > 0);
+            !shared.endpoints.is_empty() || shared.cursor.strong_count() > 0
         });
-        let mut states: Vec<_> = ports.values().flat_map(|p| p.endpoints.values().filter_map(Weak::upgrade)).collect();
-        drop(ports);
+        let mut states: Vec<_> =
+            clusters.values().flat_map(|shared| shared.endpoints.values().filter_map(Weak::upgrade)).collect();
+        drop(clusters);
         states.sort_by(|a, b| (&a.key, a.addr).cmp(&(&b.key, b.addr)));
         states
             .iter()
@@ -85,6 +106,10 @@ impl Registry {
                 avoided_ms: millis(state.avoid_until().since(now)),
             })
             .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FxHashMap<ClusterKey, Shared>> {
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is learnt about one endpoint while the agent runs.
 
 use crate::addr::EndpointAddr;
-use crate::snapshot::PortKey;
+use crate::snapshot::ClusterKey;
 use crate::time::Nanos;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -18,8 +18,10 @@ const AVOID_LONGEST: Duration = Duration::from_secs(30);
 /// Run-time state of one endpoint of one port. All atomics are independent hints: no order between them matters.
 #[derive(Debug)]
 pub struct EndpointState {
-    pub key: PortKey,
+    pub key: ClusterKey,
     pub addr: EndpointAddr,
+    /// Where slow start begins.
+    pub first_seen: Nanos,
     active: AtomicU32,
     /// Moving average of the response time, nanoseconds, as `f64` bits.
     ewma: AtomicU64,
@@ -30,10 +32,11 @@ pub struct EndpointState {
 }
 
 impl EndpointState {
-    pub fn new(key: PortKey, addr: EndpointAddr) -> Self {
+    pub fn new(key: ClusterKey, addr: EndpointAddr, now: Nanos) -> Self {
         Self {
             key,
             addr,
+            first_seen: now,
             active: AtomicU32::new(0),
             ewma: AtomicU64::new(as_f64(FIRST_GUESS).to_bits()),
             ewma_at: AtomicU64::new(0),
@@ -76,9 +79,9 @@ impl EndpointState {
     }
 
     /// Counts a request in flight until the guard is dropped.
-    pub fn start(self: &Arc<Self>) -> ActiveRequest {
+    pub(super) fn start(self: &Arc<Self>, now: Nanos) -> ActiveRequest {
         self.active.fetch_add(1, Relaxed);
-        ActiveRequest { state: Arc::clone(self) }
+        ActiveRequest { state: Arc::clone(self), started: now }
     }
 
     /// A response time. A sample above the average replaces it at once (the "peak"), one below moves it by
@@ -122,10 +125,29 @@ impl EndpointState {
     }
 }
 
-/// A request in flight.
+/// A request (or opaque connection) in flight.
 #[derive(Debug)]
 pub struct ActiveRequest {
     state: Arc<EndpointState>,
+    started: Nanos,
+}
+
+/// How an attempt ended, as far as the endpoint is concerned. What is nobody's fault, or ours (overflow, no socket,
+/// a client that left), is not told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// An opaque connection was made.
+    Connected,
+    /// The head of a response; `grpc_status` only where it stands in the head (trailers are ignored, SEMANTICS §5).
+    Response {
+        status: u16,
+        grpc_status: Option<u8>,
+    },
+    ConnectFailure,
+    /// The connection or stream was reset before a response.
+    Reset,
+    /// No response in time: of the try or of the whole request.
+    Timeout,
 }
 
 impl ActiveRequest {
@@ -133,9 +155,17 @@ impl ActiveRequest {
         &self.state
     }
 
-    /// The endpoint began its answer after `latency`: what a stream does afterwards says nothing about its speed.
-    pub fn responded(&self, latency: Duration, now: Nanos) {
-        self.state.observe(latency, now);
+    /// Tells health and speed of the endpoint; once per attempt, when its response begins or cannot come any more.
+    pub fn finished(&self, ended: Ended, now: Nanos) {
+        match ended {
+            Ended::Connected => self.state.connected(),
+            // A fast failure must not make an endpoint look good.
+            Ended::Response { status: 500.., .. } | Ended::Response { grpc_status: Some(1..), .. } => {}
+            // What a stream does after its head says nothing about its speed.
+            Ended::Response { .. } => self.state.observe(now.since(self.started), now),
+            Ended::ConnectFailure => self.state.connect_failed(now),
+            Ended::Reset | Ended::Timeout => {}
+        }
     }
 }
 
@@ -152,11 +182,11 @@ fn as_f64(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::ServiceName;
+    use crate::snapshot::{PortKey, ServiceName};
 
     fn state() -> Arc<EndpointState> {
         let addr = EndpointAddr::new(([10, 0, 0, 1], 80).into());
-        Arc::new(EndpointState::new(PortKey::new(ServiceName::new("a", "b"), 80), addr))
+        Arc::new(EndpointState::new(PortKey::new(ServiceName::new("a", "b"), 80).into(), addr, Nanos(0)))
     }
 
     #[test]
@@ -195,7 +225,7 @@ mod tests {
     #[test]
     fn active_requests_are_counted_by_guards() {
         let state = state();
-        let (a, b) = (state.start(), state.start());
+        let (a, b) = (state.start(Nanos(1)), state.start(Nanos(1)));
         assert_eq!(state.active(), 2);
         drop((a, b));
         assert_eq!(state.active(), 0);

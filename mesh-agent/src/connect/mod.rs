@@ -1,11 +1,15 @@
 //! Connections to endpoints.
 //!
 //! Place in the path: after `balance`, before the wire protocols' client sides and `forward`. Pools belong to one
-//! worker and are keyed by source pod × endpoint × protocol. Invariant: a socket is opened in the source pod's network
+//! worker and are keyed by source pod × upstream (cluster and policy) × endpoint × protocol; `Limits` are of the node. Invariant: a socket is opened in the source pod's network
 //! namespace, so that the endpoint sees the pod's address.
 
 mod dial;
+mod limits;
 mod pool;
+mod upstream;
 
 pub use dial::{Dialer, OpenSocket};
-pub use pool::{Pools, Wire};
+pub use limits::{Limits, Permit};
+pub use pool::{Http2Lease, Opaque, Pools, Way, Wire};
+pub use upstream::{Upstream, Upstreams};

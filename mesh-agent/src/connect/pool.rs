@@ -1,13 +1,17 @@
 //! One worker's connections to endpoints.
 
-use super::Dialer;
 use super::dial::Living;
+use super::{Dialer, Limits, Permit, Upstream, Upstreams};
 use crate::addr::EndpointAddr;
-use crate::error::ConnectError;
+use crate::body::Body;
+use crate::error::{ConnectError, UpstreamError};
 use crate::http1;
 use crate::http2;
 use crate::settings::Settings;
+use crate::snapshot::ClusterKey;
+use crate::snapshot::policy::TrafficPolicy;
 use crate::time::Nanos;
+use http::Request;
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -31,10 +35,35 @@ pub struct Pools {
     sources: RefCell<FxHashMap<u64, Living>>,
     settings: Arc<Settings>,
     ledger: Arc<http2::Ledger>,
+    upstreams: Arc<Upstreams>,
 }
 
-/// Source (its netns cookie; 0 for the agent's own) and endpoint.
-type Key = (u64, EndpointAddr);
+/// Source (its netns cookie; 0 for the agent's own), upstream and endpoint.
+type Key = (u64, u64, EndpointAddr);
+
+/// From whom to whom, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<'a> {
+    /// The source pod's netns cookie; 0 for the agent's own.
+    pub source: u64,
+    pub dialer: &'a Dialer,
+    pub upstream: &'a Upstream,
+    pub to: EndpointAddr,
+}
+
+/// A connection with room for one call, and the place among the running requests that the call takes.
+#[derive(Debug)]
+pub struct Http2Lease {
+    connection: Rc<http2::Connection>,
+    request: Option<Permit>,
+}
+
+/// A connection for opaque bytes. `permit` is to be kept as long as the connection.
+#[derive(Debug)]
+pub struct Opaque {
+    pub stream: TcpStream,
+    pub permit: Option<Permit>,
+}
 
 /// `None` until the attempt has ended.
 type Connecting = watch::Receiver<Option<Result<(), ConnectError>>>;
@@ -47,26 +76,46 @@ struct Http2Pool {
 }
 
 impl Pools {
-    pub fn new(settings: Arc<Settings>, ledger: Arc<http2::Ledger>) -> Self {
-        Self { http1: RefCell::default(), http2: RefCell::default(), sources: RefCell::default(), settings, ledger }
+    pub fn new(settings: Arc<Settings>, ledger: Arc<http2::Ledger>, upstreams: Arc<Upstreams>) -> Self {
+        let (http1, http2, sources) = Default::default();
+        Self { http1, http2, sources, settings, ledger, upstreams }
+    }
+
+    /// How a cluster's connections are made under a policy. To be kept beside the cluster, as long as it is used.
+    pub fn upstream(&self, key: &ClusterKey, policy: &Arc<TrafficPolicy>) -> Arc<Upstream> {
+        self.upstreams.upstream(key, policy)
+    }
+
+    /// The right to repeat a request, to be kept while the repetition runs.
+    ///
+    /// # Errors
+    /// `Overflow`: as many retries run as the policy allows; the former failure stands, with flag UO.
+    pub fn retry(&self, way: Way<'_>) -> Result<Option<Permit>, ConnectError> {
+        way.limits().map(|limits| limits.retry()).transpose()
+    }
+
+    /// A connection for bytes of an unknown protocol.
+    ///
+    /// # Errors
+    /// No connection could be made, or there are as many as the policy allows.
+    pub async fn opaque(&self, way: Way<'_>) -> Result<Opaque, ConnectError> {
+        let permit = way.limits().map(|limits| limits.connection(false)).transpose()?;
+        let stream = way.dialer.connect(way.to, &self.settings).await?;
+        Ok(Opaque { stream, permit })
     }
 
     /// A connection with room for one more call; the caller must start it before it awaits anything.
     ///
     /// # Errors
     /// No connection could be made, or there are `max_connections_per_endpoint` and all are full.
-    pub async fn http2(
-        self: &Rc<Self>,
-        source: u64,
-        dialer: &Dialer,
-        to: EndpointAddr,
-    ) -> Result<Rc<http2::Connection>, ConnectError> {
-        let pool = self.pool(&self.http2, (source, to), dialer);
+    pub async fn http2(self: &Rc<Self>, way: Way<'_>) -> Result<Http2Lease, ConnectError> {
+        let pool = self.pool(&self.http2, way);
         loop {
             if let Some(connection) = pool.with_room(&self.settings) {
-                return Ok(connection);
+                let request = way.limits().map(|limits| limits.request()).transpose()?;
+                return Ok(Http2Lease { connection, request });
             }
-            let mut done = self.connecting(&pool, dialer, to)?;
+            let mut done = self.connecting(&pool, way)?;
             let result = done.wait_for(Option::is_some).await;
             match result.as_deref() {
                 Ok(Some(Err(error))) => return Err(error.clone()),
@@ -78,37 +127,38 @@ impl Pools {
         }
     }
 
-    /// A connection without a request on it, and where it goes afterwards. `reused`: it may be a stale one.
+    /// A connection without a request on it; it goes back to the pool by itself.
     ///
     /// # Errors
     /// No connection could be made.
-    pub async fn http1(
-        &self,
-        source: u64,
-        dialer: &Dialer,
-        to: EndpointAddr,
-    ) -> Result<(http1::Sender, Rc<http1::Idle>), ConnectError> {
-        let idle = self.pool(&self.http1, (source, to), dialer);
-        if let Some(sender) = idle.take() {
-            return Ok((sender, idle));
-        }
-        let stream = dialer.connect(to, &self.settings).await?;
-        Ok((http1::connect(stream).await?, idle))
+    pub async fn http1(&self, way: Way<'_>) -> Result<http1::Sender, ConnectError> {
+        let idle = self.pool(&self.http1, way);
+        let limits = way.limits();
+        let sender = match idle.take() {
+            Some(sender) => sender,
+            None => {
+                let _pending = limits.as_ref().map(|limits| limits.pending()).transpose()?;
+                http1::connect(way.dialer.connect(way.to, &self.settings).await?, &idle).await?
+            }
+        };
+        let request = limits.map(|limits| limits.request()).transpose()?;
+        Ok(sender.with(request))
     }
 
     /// Takes over a connected socket that was opened before it was known what the client speaks.
-    pub async fn adopt(&self, source: u64, dialer: &Dialer, to: EndpointAddr, wire: Wire, stream: TcpStream) {
+    pub async fn adopt(&self, way: Way<'_>, wire: Wire, opened: Opaque) {
+        let stream = opened.stream;
         match wire {
             Wire::Http1 => {
-                let idle = self.pool(&self.http1, (source, to), dialer);
-                if let Ok(sender) = http1::connect(stream).await {
+                let idle = self.pool(&self.http1, way);
+                if let Ok(sender) = http1::connect(stream, &idle).await {
                     idle.put(sender);
                     // The connection's own task must run once before it is ready.
                     tokio::task::yield_now().await;
                 }
             }
             Wire::Http2 => {
-                let pool = self.pool(&self.http2, (source, to), dialer);
+                let pool = self.pool(&self.http2, way);
                 if let Ok(connection) = http2::connect(stream, &self.settings, &self.ledger).await {
                     pool.connections.borrow_mut().push(connection);
                 }
@@ -121,14 +171,14 @@ impl Pools {
     pub fn sweep(&self, now: Nanos) {
         let mut sources = self.sources.borrow_mut();
         sources.retain(|_, source| source.lives());
-        self.http1.borrow_mut().retain(|(source, _), idle| {
+        self.http1.borrow_mut().retain(|(source, ..), idle| {
             if !sources.contains_key(source) {
                 return false;
             }
             let left = idle.sweep(now, self.settings.http1_idle);
             left || Rc::strong_count(idle) > 1
         });
-        self.http2.borrow_mut().retain(|(source, _), pool| {
+        self.http2.borrow_mut().retain(|(source, ..), pool| {
             if !sources.contains_key(source) {
                 return false;
             }
@@ -139,23 +189,19 @@ impl Pools {
         });
     }
 
-    /// The pool of `pools` for a source and an endpoint.
-    fn pool<P: Default>(&self, pools: &RefCell<FxHashMap<Key, Rc<P>>>, key: Key, dialer: &Dialer) -> Rc<P> {
+    /// The pool of `pools` for a way.
+    fn pool<P: Default>(&self, pools: &RefCell<FxHashMap<Key, Rc<P>>>, way: Way<'_>) -> Rc<P> {
+        let key = (way.source, way.upstream.id, way.to);
         if let Some(pool) = pools.borrow().get(&key) {
             return Rc::clone(pool);
         }
-        self.sources.borrow_mut().insert(key.0, dialer.living());
+        self.sources.borrow_mut().insert(way.source, way.dialer.living());
         Rc::clone(pools.borrow_mut().entry(key).or_default())
     }
 
     /// Joins the connection being made, or starts one in a task of its own: a request that is cancelled meanwhile must
     /// not take the connection from those who wait for it too.
-    fn connecting(
-        self: &Rc<Self>,
-        pool: &Rc<Http2Pool>,
-        dialer: &Dialer,
-        to: EndpointAddr,
-    ) -> Result<Connecting, ConnectError> {
+    fn connecting(self: &Rc<Self>, pool: &Rc<Http2Pool>, way: Way<'_>) -> Result<Connecting, ConnectError> {
         if let Some(running) = &*pool.connecting.borrow() {
             return Ok(running.clone());
         }
@@ -164,7 +210,8 @@ impl Pools {
         }
         let (done, receiver) = watch::channel(None);
         *pool.connecting.borrow_mut() = Some(receiver.clone());
-        let (pools, pool, dialer) = (Rc::clone(self), Rc::clone(pool), dialer.clone());
+        let (pools, pool, dialer) = (Rc::clone(self), Rc::clone(pool), way.dialer.clone());
+        let to = way.to;
         tokio::task::spawn_local(async move {
             let result = async {
                 let stream = dialer.connect(to, &pools.settings).await?;
@@ -176,6 +223,22 @@ impl Pools {
             done.send_replace(Some(result));
         });
         Ok(receiver)
+    }
+}
+
+impl Way<'_> {
+    fn limits(&self) -> Option<Arc<Limits>> {
+        self.upstream.limits(self.source)
+    }
+}
+
+impl Http2Lease {
+    /// Starts the call.
+    ///
+    /// # Errors
+    /// Nothing was sent; the body comes back untouched.
+    pub fn send(self, request: Request<()>, body: Body) -> Result<http2::Call, (UpstreamError, Body)> {
+        self.connection.send(request, body, self.request)
     }
 }
 
@@ -207,6 +270,7 @@ fn too_old(connection: &http2::Connection, settings: &Settings) -> bool {
 mod tests {
     use super::super::OpenSocket;
     use super::*;
+    use crate::snapshot::{PortKey, ServiceName};
     use std::os::fd::OwnedFd;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -226,14 +290,16 @@ mod tests {
 
     /// The endpoint's end of a connection that lies idle in its pool.
     async fn pooled(pools: &Rc<Pools>, listener: &TcpListener, source: u64, dialer: &Dialer, wire: Wire) -> TcpStream {
-        let to = EndpointAddr::new(listener.local_addr().unwrap());
+        let key = PortKey::new(ServiceName::new("shop", "cart"), 80).into();
+        let upstream = pools.upstream(&key, &Arc::default());
+        let way = Way { source, dialer, upstream: &upstream, to: EndpointAddr::new(listener.local_addr().unwrap()) };
         let pool = async {
             match wire {
                 Wire::Http1 => {
-                    let (sender, idle) = pools.http1(source, dialer, to).await.unwrap();
-                    idle.put(sender);
+                    let sender = pools.http1(way).await.unwrap();
+                    pools.pool(&pools.http1, way).put(sender);
                 }
-                Wire::Http2 => drop(pools.http2(source, dialer, to).await.unwrap()),
+                Wire::Http2 => drop(pools.http2(way).await.unwrap()),
             }
         };
         let accept = async {
@@ -260,7 +326,8 @@ mod tests {
         LocalSet::new()
             .run_until(async {
                 for wire in [Wire::Http1, Wire::Http2] {
-                    let pools = Rc::new(Pools::new(Arc::default(), Arc::new(http2::Ledger::new(1 << 20))));
+                    let pools =
+                        Rc::new(Pools::new(Arc::default(), Arc::new(http2::Ledger::new(1 << 20)), Arc::default()));
                     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                     let (leaving, staying) = (pod(), pod());
                     let mut gone = pooled(&pools, &listener, 7, &leaving, wire).await;

@@ -2,6 +2,7 @@
 
 use super::{RecvBody, body_error};
 use crate::body::Body;
+use crate::connect::Permit;
 use crate::error::{ConnectError, UpstreamError};
 use crate::time::Nanos;
 use http::{Request, Response, StatusCode};
@@ -16,6 +17,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 #[derive(Debug)]
 pub struct Sender {
     send: SendRequest<Body>,
+    /// Where it goes after a complete exchange.
+    idle: Weak<Idle>,
+    /// The running request's place among those that its policy allows.
+    request: Option<Permit>,
 }
 
 /// Connections of one pool that wait for a request, the last used one on top.
@@ -28,14 +33,13 @@ pub struct Idle {
 #[derive(Debug)]
 pub(super) struct Lease {
     sender: Sender,
-    idle: Weak<Idle>,
 }
 
 /// Makes a connection of a connected socket and drives it in a task of its own on this thread.
 ///
 /// # Errors
 /// `ConnectError::Handshake`; hyper writes nothing here, so none is known.
-pub async fn connect<T>(io: T) -> Result<Sender, ConnectError>
+pub async fn connect<T>(io: T, idle: &Rc<Idle>) -> Result<Sender, ConnectError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -49,18 +53,23 @@ where
             tracing::debug!(%error, "upstream connection ended");
         }
     });
-    Ok(Sender { send })
+    Ok(Sender { send, idle: Rc::downgrade(idle), request: None })
 }
 
 impl Sender {
-    /// Sends a request and waits for the response's head. The connection goes to `idle` after the body's end.
+    /// Takes the next request's permit, to keep it until that one's end.
+    pub(crate) fn with(mut self, request: Option<Permit>) -> Self {
+        self.request = request;
+        self
+    }
+
+    /// Sends a request and waits for the response's head. The connection goes back to its pool after the body's end.
     ///
     /// # Errors
     /// With the request where not a byte of it was sent.
     pub async fn send(
         mut self,
         request: Request<Body>,
-        idle: &Rc<Idle>,
     ) -> Result<Response<Body>, (UpstreamError, Option<Request<Body>>)> {
         let response = match self.send.try_send_request(request).await {
             Ok(response) => response,
@@ -73,7 +82,7 @@ impl Sender {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response.map(|_| Body::Empty));
         }
-        let lease = Lease { sender: self, idle: Rc::downgrade(idle) };
+        let lease = Lease { sender: self };
         Ok(response.map(|incoming| {
             if http_body::Body::is_end_stream(&incoming) {
                 lease.give_back();
@@ -108,8 +117,8 @@ impl Idle {
 impl Lease {
     /// Called at the end of a response.
     pub(super) fn give_back(self) {
-        if let Some(idle) = self.idle.upgrade() {
-            idle.put(self.sender);
+        if let Some(idle) = self.sender.idle.upgrade() {
+            idle.put(self.sender.with(None));
         }
     }
 }

@@ -5,6 +5,7 @@ use super::preface::{Listened, Preface};
 use super::pump::{Pump, PumpError};
 use super::{Ledger, RecvBody, upstream_error};
 use crate::body::Body;
+use crate::connect::Permit;
 use crate::error::{ConnectError, UpstreamError};
 use crate::settings::Settings;
 use crate::time::Nanos;
@@ -124,11 +125,16 @@ impl Connection {
         self.state.idle_since.get()
     }
 
-    /// Starts a call.
+    /// Starts a call, which keeps `permit` to its end.
     ///
     /// # Errors
     /// Nothing was sent; the body comes back untouched.
-    pub fn send(&self, request: Request<()>, mut body: Body) -> Result<Call, (UpstreamError, Body)> {
+    pub fn send(
+        &self,
+        request: Request<()>,
+        mut body: Body,
+        permit: Option<Permit>,
+    ) -> Result<Call, (UpstreamError, Body)> {
         let sent = self.send.borrow_mut().send_request(request, body.is_end());
         let (response, sink) = match sent {
             Ok(sent) => sent,
@@ -146,7 +152,7 @@ impl Connection {
             }
         };
         self.state.active.set(self.state.active.get() + 1);
-        let slot = Some(Slot { state: Rc::clone(&self.state) });
+        let slot = Some(Slot { state: Rc::clone(&self.state), _permit: permit });
         let (upload, rest) = if body.is_end() {
             (None, Some(std::mem::take(&mut body)))
         } else {
@@ -230,6 +236,7 @@ impl Upload {
 #[derive(Debug)]
 pub(super) struct Slot {
     state: Rc<State>,
+    _permit: Option<Permit>,
 }
 
 impl Drop for Slot {

@@ -2,10 +2,10 @@
 
 use super::Conn;
 use crate::addr::EndpointAddr;
-use crate::balance::ActiveRequest;
+use crate::balance::{ActiveRequest, Ask, Ended};
 use crate::body::{Body, Observed, Replay};
 use crate::destination::Target;
-use crate::error::{ConnectError, Failure, LimitError};
+use crate::error::{ConnectError, Failure, LimitError, UpstreamError};
 use crate::snapshot::Protocol;
 use crate::telemetry::Record;
 use crate::time::Nanos;
@@ -54,8 +54,9 @@ pub(super) async fn exchange(conn: Rc<Conn>, mut request: Request<Body>, mut inf
     let mut refused = 0;
     loop {
         let now = Nanos::now();
-        let chosen = target.picker.pick(&tried, now, &mut ctx.rng.borrow_mut());
-        let Some(chosen) = chosen else { return fields.answer(&Failure::NoEndpoint, &target, None, record) };
+        let ask = Ask { tried: &tried, now, ..Ask::default() };
+        let chosen = target.cluster.pick(&ask, &mut ctx.rng.borrow_mut());
+        let Ok(chosen) = chosen else { return fields.answer(&Failure::NoEndpoint, &target, None, record) };
         let endpoint = chosen.addr();
         record.series = ctx.recorder.series(conn.source.workload.as_ref(), &target.service, Some(endpoint));
         record.attempts += 1;
@@ -66,17 +67,20 @@ pub(super) async fn exchange(conn: Rc<Conn>, mut request: Request<Body>, mut inf
             let left = timeout.saturating_sub(now.since(started));
             request.headers_mut().insert(grpc::GRPC_TIMEOUT, grpc::format_timeout(left));
         }
-        let active = chosen.state.start();
+        let active = chosen.start(now);
         let attempt = attempt(&conn, &target, endpoint, request, &mut inform);
         let failed = match until(&mut deadline, attempt).await {
             Ok(response) => {
-                return observe(response, record, active, now, deadline);
+                return observe(response, record, active, deadline);
             }
             Err(failed) => failed,
         };
         match &failed.failure {
             Failure::Connect(ConnectError::Socket(_) | ConnectError::Overflow) => {}
-            Failure::Connect(_) => chosen.state.connect_failed(Nanos::now()),
+            Failure::Connect(_) => active.finished(Ended::ConnectFailure, Nanos::now()),
+            Failure::Upstream(UpstreamError::Aborted | UpstreamError::Stalled) => {}
+            Failure::Upstream(_) => active.finished(Ended::Reset, Nanos::now()),
+            Failure::Timeout => active.finished(Ended::Timeout, Nanos::now()),
             _ => {}
         }
         drop(active);
@@ -145,16 +149,14 @@ fn observe(
     response: Response<Body>,
     mut record: Record,
     active: ActiveRequest,
-    attempted: Nanos,
     deadline: Option<Pin<Box<Sleep>>>,
 ) -> Response<Body> {
     record.code = Some(response.status());
     record.read_grpc_status(response.headers());
-    // A fast failure must not make an endpoint look good.
-    if !response.status().is_server_error() && record.grpc_status.is_none_or(|status| status == 0) {
-        let now = Nanos::now();
-        active.responded(now.since(attempted), now);
-    }
+    active.finished(
+        Ended::Response { status: response.status().as_u16(), grpc_status: record.grpc_status },
+        Nanos::now(),
+    );
     if response.body().is_end() {
         record.complete = true;
         return response;
@@ -173,19 +175,20 @@ async fn attempt(
     // On `http` ports the upstream follows the client; `http2` and `grpc` ports speak HTTP/2 whatever the client does.
     let http2 = request.version() == Version::HTTP_2 || matches!(target.protocol, Protocol::Http2 | Protocol::Grpc);
     if http2 {
-        attempt_http2(conn, endpoint, request, inform).await
+        attempt_http2(conn, target, endpoint, request, inform).await
     } else {
-        attempt_http1(conn, endpoint, request).await
+        attempt_http1(conn, target, endpoint, request).await
     }
 }
 
 async fn attempt_http2(
     conn: &Conn,
+    target: &Target,
     endpoint: EndpointAddr,
     request: Request<Body>,
     inform: &mut Inform,
 ) -> Result<Response<Body>, Failed> {
-    let connected = conn.ctx.pools.http2(conn.source.cookie, &conn.source.dialer, endpoint).await;
+    let connected = conn.ctx.pools.http2(conn.way(target, endpoint)).await;
     let connection = match connected {
         Ok(connection) => connection,
         Err(error) => return Err(Failed { failure: error.into(), again: Some(Box::new(request)) }),
@@ -201,7 +204,6 @@ async fn attempt_http2(
             return Err(Failed { failure: error.into(), again: Some(Box::new(Request::from_parts(parts, body))) });
         }
     };
-    drop(connection);
     let response = poll_fn(|cx| {
         call.poll_response(cx, &mut |head| {
             if let Some(inform) = inform {
@@ -218,19 +220,20 @@ async fn attempt_http2(
 
 async fn attempt_http1(
     conn: &Conn,
+    target: &Target,
     endpoint: EndpointAddr,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, Failed> {
-    let connected = conn.ctx.pools.http1(conn.source.cookie, &conn.source.dialer, endpoint).await;
-    let (sender, idle) = match connected {
-        Ok(both) => both,
+    let connected = conn.ctx.pools.http1(conn.way(target, endpoint)).await;
+    let sender = match connected {
+        Ok(sender) => sender,
         Err(error) => return Err(Failed { failure: error.into(), again: Some(Box::new(request)) }),
     };
     let upgrade = http1::wants_upgrade(&request).then(|| http1::Upgrade::of_request(&mut request));
     http1::strip_hop_by_hop(request.headers_mut(), upgrade.is_some());
     let method = request.method().clone();
     *request.version_mut() = Version::HTTP_11;
-    let mut response = match sender.send(request, &idle).await {
+    let mut response = match sender.send(request).await {
         Ok(response) => response,
         Err((error, again)) => return Err(Failed { failure: error.into(), again: again.map(Box::new) }),
     };

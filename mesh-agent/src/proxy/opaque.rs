@@ -2,8 +2,8 @@
 
 use super::Conn;
 use crate::addr::EndpointAddr;
-use crate::balance::ActiveRequest;
-use crate::connect::Wire;
+use crate::balance::{ActiveRequest, Ask, Ended};
+use crate::connect::{Opaque, Wire};
 use crate::destination::Target;
 use crate::detect::{self, Sniff};
 use crate::error::{ConnectError, Failure};
@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 /// An endpoint's connection and its place in the endpoint's count.
 pub(super) struct Connected {
-    stream: TcpStream,
+    opaque: Opaque,
     active: ActiveRequest,
 }
 
@@ -57,7 +57,7 @@ pub(super) async fn serve(
     series.opened.add(1);
     let mut moved = Moved::default();
     let idle = conn.ctx.settings.idle;
-    let result = forward::forward(&mut client, &mut endpoint.stream, first, idle, &mut moved).await;
+    let result = forward::forward(&mut client, &mut endpoint.opaque.stream, first, idle, &mut moved).await;
     series.received.add(moved.received);
     series.sent.add(moved.sent);
     series.closed.add(1);
@@ -88,9 +88,9 @@ pub(super) async fn serve_undeclared(conn: &Rc<Conn>, target: &Target, mut clien
             return serve(conn, target, client, first.freeze(), connected).await;
         }
     };
-    if let Some(Connected { stream, active }) = connected {
+    if let Some(Connected { opaque, active }) = connected {
         let addr = active.state().addr;
-        conn.ctx.pools.adopt(conn.source.cookie, &conn.source.dialer, addr, wire, stream).await;
+        conn.ctx.pools.adopt(conn.way(target, addr), wire, opaque).await;
     }
     Rc::clone(conn).serve_http(sniff, client, first.freeze()).await;
 }
@@ -114,7 +114,7 @@ async fn race(
                 biased;
                 sniff = decided(client, first) => sniff.map_err(closed)?,
                 // The server speaks first, or has closed: either way it is not HTTP.
-                _ = connected.stream.readable() => Sniff::Opaque,
+                _ = connected.opaque.stream.readable() => Sniff::Opaque,
             };
             Ok((sniff, Some(connected)))
         }
@@ -146,17 +146,19 @@ async fn connect(conn: &Conn, target: &Target) -> Result<Connected, Failure> {
     let ctx = &conn.ctx;
     let mut tried: SmallVec<[EndpointAddr; 4]> = SmallVec::new();
     loop {
-        let chosen = target.picker.pick(&tried, Nanos::now(), &mut ctx.rng.borrow_mut());
-        let chosen = chosen.ok_or(Failure::NoEndpoint)?;
-        let active = chosen.state.start();
-        match conn.source.dialer.connect(chosen.addr(), &ctx.settings).await {
-            Ok(stream) => {
-                chosen.state.connected();
-                return Ok(Connected { stream, active });
+        let ask = Ask { tried: &tried, now: Nanos::now(), ..Ask::default() };
+        let chosen = target.cluster.pick(&ask, &mut ctx.rng.borrow_mut()).map_err(|_| Failure::NoEndpoint)?;
+        let active = chosen.start(ask.now);
+        match ctx.pools.opaque(conn.way(target, chosen.addr())).await {
+            Ok(opaque) => {
+                active.finished(Ended::Connected, Nanos::now());
+                return Ok(Connected { opaque, active });
             }
             Err(error) => {
-                if !matches!(error, ConnectError::Socket(_)) {
-                    chosen.state.connect_failed(Nanos::now());
+                match error {
+                    ConnectError::Socket(_) => {}
+                    ConnectError::Overflow => return Err(error.into()),
+                    _ => active.finished(Ended::ConnectFailure, Nanos::now()),
                 }
                 tried.push(chosen.addr());
                 if tried.len() > ctx.settings.max_retries as usize {

@@ -19,8 +19,8 @@ pub use egress::{EgressListener, EgressScope, OutboundPolicy, ScopedHost, Scoped
 pub use lookup::{Client, as_ip, host_names, is_subset, without_port};
 pub use mesh::MeshSettings;
 pub use service::{
-    Endpoint, EndpointHealth, EndpointSet, LbPolicy, PortKey, Protocol, Resolution, Service, ServiceName, ServicePort,
-    TrafficDistribution,
+    ClusterKey, Endpoint, EndpointHealth, EndpointSet, LbPolicy, PortKey, Protocol, Resolution, Service, ServiceName,
+    ServicePort, TrafficDistribution,
 };
 pub use workload::{Enrolment, Locality, OutsideReason, Owner, Workload, WorkloadKey};
 

@@ -51,6 +51,35 @@ impl fmt::Display for PortKey {
     }
 }
 
+/// Identity of a cluster: a Service port, or the part of its endpoints that a DestinationRule's subset names. Ejections,
+/// limits and pools are keyed by it, so that they survive a swap.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+pub struct ClusterKey {
+    pub port: PortKey,
+    pub subset: Option<Arc<str>>,
+}
+
+impl ClusterKey {
+    pub fn new(port: PortKey, subset: Option<Arc<str>>) -> Self {
+        Self { port, subset }
+    }
+}
+
+impl From<PortKey> for ClusterKey {
+    fn from(port: PortKey) -> Self {
+        Self { port, subset: None }
+    }
+}
+
+impl fmt::Display for ClusterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.subset {
+            Some(subset) => write!(f, "{}/{subset}", self.port),
+            None => self.port.fmt(f),
+        }
+    }
+}
+
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Service {
     pub name: ServiceName,

@@ -1,4 +1,4 @@
-//! Which balancing policy serves uneven endpoints best: the agent's own `Picker` against simulated queues.
+//! Which balancing policy serves uneven endpoints best: the agent's own `Cluster` against simulated queues.
 //!
 //! A discrete-event simulation with seeded dice and a hand-moved clock, so that every run prints the same numbers and
 //! no machine's speed matters. Requests arrive at random (Poisson); each endpoint has so many servers, each request
@@ -7,8 +7,9 @@
 
 use fastrand::Rng;
 use mesh_agent::addr::EndpointAddr;
-use mesh_agent::balance::{ActiveRequest, Picker, Policy, Registry, default_policy};
-use mesh_agent::snapshot::{Endpoint, EndpointHealth, EndpointSet, Locality, PortKey, ServiceName};
+use mesh_agent::balance::{ActiveRequest, Ask, Ended, Policy, Registry, Spec, default_policy};
+use mesh_agent::snapshot::policy::{Balancer, TrafficPolicy};
+use mesh_agent::snapshot::{Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, PortKey, ServiceName};
 use mesh_agent::time::Nanos;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -114,6 +115,15 @@ fn scenarios() -> Vec<Scenario> {
     ]
 }
 
+fn balancer(policy: Policy) -> Balancer {
+    match policy {
+        Policy::RoundRobin => Balancer::RoundRobin,
+        Policy::LeastRequest => Balancer::LeastRequest,
+        Policy::PeakEwma => Balancer::PeakEwma,
+        Policy::Random | Policy::RingHash | Policy::Maglev | Policy::Passthrough => Balancer::Random,
+    }
+}
+
 fn median(scenario: &Scenario, policy: Policy) -> Score {
     let mut scores = SEEDS.map(|seed| simulate(scenario, policy, seed));
     scores.sort_by(|a, b| a.p99_ms.total_cmp(&b.p99_ms));
@@ -123,8 +133,18 @@ fn median(scenario: &Scenario, policy: Policy) -> Score {
 fn simulate(scenario: &Scenario, policy: Policy, seed: u64) -> Score {
     let mut rng = Rng::with_seed(seed);
     let registry = Registry::default();
-    let key = PortKey::new(ServiceName::new("bench", "uneven"), 80);
-    let picker = Picker::new(&key, &set(scenario.replicas.len()), policy, &registry);
+    let cluster = registry.cluster(
+        &Spec {
+            key: &PortKey::new(ServiceName::new("bench", "uneven"), 80).into(),
+            endpoints: &set(scenario.replicas.len()),
+            labels: None,
+            policy: &Arc::new(TrafficPolicy { balancer: balancer(policy), ..TrafficPolicy::default() }),
+            lb: LbPolicy::Default,
+            distribution: None,
+            client: None,
+        },
+        Nanos(0),
+    );
     let capacity: f64 = scenario.replicas.iter().map(|r| f64::from(r.servers) / r.mean_ms).sum();
     let gap_ms = 1.0 / (capacity * scenario.load);
 
@@ -140,13 +160,14 @@ fn simulate(scenario: &Scenario, policy: Policy, seed: u64) -> Score {
         let end = ends.peek().map(|Reverse((at, ..))| *at);
         let arrives = requests.len() < REQUESTS && end.is_none_or(|end| arrival <= end);
         if arrives {
-            let chosen = picker.pick(&[], Nanos(arrival), &mut rng).expect("all replicas are ready");
+            let ask = Ask { now: Nanos(arrival), ..Ask::default() };
+            let chosen = cluster.pick(&ask, &mut rng).expect("all replicas are ready");
             let replica = index_of(chosen.addr());
             let request = requests.len();
             if request >= warm {
                 counts[replica] += 1;
             }
-            requests.push(Some((arrival, chosen.state.start())));
+            requests.push(Some((arrival, chosen.start(ask.now))));
             let takes = exponential(&mut rng, scenario.replicas[replica].mean_ms);
             if let Some(end) = replicas[replica].admit(arrival, request, takes) {
                 ends.push(Reverse((end, replica, request)));
@@ -154,7 +175,7 @@ fn simulate(scenario: &Scenario, policy: Policy, seed: u64) -> Score {
             arrival += exponential(&mut rng, gap_ms);
         } else if let Some(Reverse((now, replica, request))) = ends.pop() {
             if let Some((begun, active)) = requests[request].take() {
-                active.responded(Nanos(now).since(Nanos(begun)), Nanos(now));
+                active.finished(Ended::Response { status: 200, grpc_status: None }, Nanos(now));
                 if request >= warm {
                     latencies.push(now - begun);
                 }
