@@ -74,7 +74,11 @@ impl Conn {
                 opaque::serve(&self, target, stream, first.freeze(), None).await;
             }
             Ok(Ok(Sniff::Opaque)) if first.is_empty() => {}
-            Ok(Ok(sniff)) => self.serve_http(sniff, stream, first.freeze()).await,
+            Ok(Ok(sniff)) => {
+                let http2 = target.is_some_and(|target| matches!(target.protocol, Protocol::Http2 | Protocol::Grpc));
+                let sniff = if http2 && detect::invalid_preface(&first) { Sniff::Http2 } else { sniff };
+                self.serve_http(sniff, stream, first.freeze()).await;
+            }
             Ok(Err(_)) | Err(_) => {
                 self.ctx.recorder.metrics().trouble(Trouble::Detect);
                 forward::reset(&stream);

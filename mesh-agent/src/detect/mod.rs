@@ -67,6 +67,16 @@ pub async fn read<R: AsyncRead + Unpin>(io: &mut R, buffer: &mut BytesMut) -> io
     }
 }
 
+/// The first line is there and no HTTP/1 request line (RFC 9112 §3): on a port declared HTTP/2 that is an invalid
+/// connection preface, which ends the connection (RFC 9113 §3.4). A line still to come may be HTTP/1.1's.
+pub fn invalid_preface(bytes: &[u8]) -> bool {
+    // RFC 9112 §2.2: empty lines before a request line are ignored.
+    let text = bytes.trim_ascii_start();
+    let Some(end) = text.iter().position(|b| *b == b'\n') else { return false };
+    let line = text.get(..end).unwrap_or_default().trim_ascii_end();
+    !line.rsplit(|b| *b == b' ').next().is_some_and(|version| version.starts_with(b"HTTP/1."))
+}
+
 /// A method token, a space, then a request target (RFC 9112 §3).
 fn sniff_http1(bytes: &[u8]) -> Sniff {
     let method = bytes.iter().take(LONGEST_METHOD + 1).take_while(|b| b.is_ascii_uppercase() || **b == b'-').count();
@@ -113,6 +123,21 @@ mod tests {
             (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Sniff::Opaque),
         ] {
             assert_eq!(sniff(bytes), want, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_request_is_an_invalid_preface() {
+        for (bytes, want) in [
+            (&b"INVALID CONNECTION PREFACE\r\n\r\n"[..], true),
+            (b"GET /\r\n", true),
+            (b"PRI * HTTP/2.0\r\n\r\nXX", true),
+            (b"GET / HTTP/1.1\r\nhost: a\r\n", false),
+            (b"\r\nGET / HTTP/1.0\n", false),
+            (b"INVALID CONNECTION", false),
+            (b"", false),
+        ] {
+            assert_eq!(invalid_preface(bytes), want, "{:?}", String::from_utf8_lossy(bytes));
         }
     }
 
