@@ -11,3 +11,6 @@ pub mod retry;
 pub mod timeout;
 
 pub use rate_limit::Buckets;
+
+#[cfg(test)]
+mod tests;

@@ -79,3 +79,6 @@ pub fn check<'a>(route: &'a Route, facts: &Facts<'a>, head: &Head<'a>) -> Result
 fn path_of(target: &str) -> &str {
     target.find(['?', '#']).and_then(|end| target.get(..end)).unwrap_or(target)
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,10 +92,11 @@ pub fn path<'t>(rewrite: &PathRewrite, matched: Option<&PathMatch>, target: &'t 
 /// # Errors
 /// `authority` is none.
 pub fn set_authority(parts: &mut request::Parts, authority: &str) -> Result<(), Failure> {
-    let value = HeaderValue::try_from(authority).map_err(|_| BAD_AUTHORITY)?;
+    let authority = Authority::try_from(authority).map_err(|_| BAD_AUTHORITY)?;
+    let value = HeaderValue::try_from(authority.as_str()).map_err(|_| BAD_AUTHORITY)?;
     if parts.uri.authority().is_some() {
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
-        uri.authority = Some(Authority::try_from(authority).map_err(|_| BAD_AUTHORITY)?);
+        uri.authority = Some(authority);
         parts.uri = Uri::from_parts(uri).map_err(|_| BAD_AUTHORITY)?;
         if let Some(host) = parts.headers.get_mut(HOST) {
             *host = value;
@@ -150,8 +151,8 @@ fn write(headers: &mut HeaderMap, change: &HeaderChange) {
 /// What a request target may hold stays (RFC 3986 §3.3, and what servers take beyond it); the rest is encoded.
 fn as_target(text: String) -> String {
     let slash = if text.starts_with('/') || text == "*" { "" } else { "/" };
-    let allowed = |b: u8| matches!(b, b'!' | b'"' | b'$'..=b';' | b'=' | b'?'..=b'_' | b'a'..=b'}' | b'~');
-    if slash.is_empty() && text.bytes().all(allowed) {
+    let allowed = |b: u8| matches!(b, b'!' | b'$'..=b';' | b'=' | b'?'..=b'_' | b'a'..=b'z' | b'|' | b'~');
+    if slash.is_empty() && (text.bytes().all(allowed) || text.parse::<PathAndQuery>().is_ok()) {
         return text;
     }
     let mut target = String::with_capacity(text.len() + 8);
