@@ -29,11 +29,13 @@ enum Layer {
     Attach,
     /// root: netns pods through kernel and agent
     Node,
+    /// root: other languages' gRPC clients and servers, h2spec
+    Interop,
     /// root: the main job's story, and every bench cell for a moment
     Smoke,
 }
 
-const LAYERS: &[Layer] = &[Layer::Static, Layer::Unit, Layer::Attach, Layer::Node, Layer::Smoke];
+const LAYERS: &[Layer] = &[Layer::Static, Layer::Unit, Layer::Attach, Layer::Node, Layer::Interop, Layer::Smoke];
 
 type Step = (&'static str, Command);
 
@@ -79,9 +81,10 @@ fn steps(layer: Layer) -> Vec<Step> {
         Layer::Unit => vec![("unit", cargo(&["test", "--quiet"]))],
         Layer::Attach => vec![("build", build_bins()), ("attach", privileged("attach_"))],
         Layer::Node => vec![("samples", privileged("samples")), ("node", privileged("node_"))],
+        Layer::Interop => vec![("peers", xtask(&["peers"])), ("interop", privileged("interop_"))],
         Layer::Smoke => vec![
             ("run --once", xtask(&["run", "--once"])),
-            ("peers", xtask(&["peers"])),
+            ("peers for bench", xtask(&["peers", "--only", "bench,python"])),
             ("bench --smoke", xtask(&["bench", "--smoke"])),
         ],
     }
