@@ -40,7 +40,8 @@ pub enum Severity {
 
 macro_rules! codes {
     ($($name:ident = $code:literal, $title:literal;)*) => {
-        /// Every kind of finding. The list exists once; `--help` and the docs are made from it.
+        /// Every kind of finding: `IST…` where Istio has a code for it (istio/istio `analysis/msg`), `UM…` beyond. The
+        /// list exists once; `--help` and the docs are made from it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code { $(#[doc = $title] $name,)* }
 
@@ -60,6 +61,9 @@ macro_rules! codes {
 }
 
 codes! {
+    ReferencedResourceNotFound = "IST0101", "an object names another one that is not there";
+    SchemaValidationError = "IST0106", "a field's value is not valid";
+    InvalidRegexp = "IST0122", "a regular expression is malformed";
     Unreadable = "UM0001", "a file or folder cannot be read";
     Syntax = "UM0002", "a document is not well-formed YAML or JSON";
     NotAnObject = "UM0003", "a document is not a Kubernetes object (no apiVersion or kind)";

@@ -66,6 +66,7 @@ mod tests {
             snapshot: Arc::new(snapshot),
             touched_services: vec![ServiceName::new("a", "b")],
             touched_workloads: Vec::new(),
+            touched_hosts: Vec::new(),
             diagnostics: Vec::new(),
         };
         assert!(publisher.publish(&update));

@@ -125,8 +125,9 @@ impl Snapshot {
         self.virtual_hosts.covering(host).find_map(|candidates| {
             let speaks = |v: &VirtualHost| v.ports.is_empty() || v.ports.contains(&port);
             let seen = candidates.iter().filter(|v| v.export.visible_to(&v.namespace, client.namespace) && speaks(v));
-            // Candidates are in order of age: `min_by_key` keeps the first of equals.
-            seen.min_by_key(|v| rank(&v.export, &v.namespace, client.namespace))
+            // A VirtualService counts before an HTTPRoute for the same host, whatever their visibility. Candidates are
+            // in order of age: `min_by_key` keeps the first of equals.
+            seen.min_by_key(|v| (v.family, rank(&v.export, &v.namespace, client.namespace)))
         })
     }
 
@@ -160,6 +161,16 @@ impl Snapshot {
             .or_else(|| of(&service.name.namespace, false))
             .or_else(|| of(root_namespace, false))
     }
+}
+
+/// The first candidate that the client sees, by rank and age.
+pub(super) fn first_visible<'a, T: 'a>(
+    candidates: impl Iterator<Item = &'a T>,
+    of: impl Fn(&'a T) -> (&'a Visibility, &'a Arc<str>),
+    client: &str,
+) -> Option<&'a T> {
+    let seen = candidates.filter(|c| of(c).0.visible_to(of(c).1, client));
+    seen.min_by_key(|c| rank(of(c).0, of(c).1, client))
 }
 
 fn rank(export: &Visibility, namespace: &str, client: &str) -> u8 {

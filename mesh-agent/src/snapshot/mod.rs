@@ -7,6 +7,7 @@
 //! The maps are persistent (structure-sharing): a change costs what it touches, whatever the number of services.
 
 mod egress;
+mod l4;
 mod lookup;
 mod mesh;
 mod pattern;
@@ -16,6 +17,7 @@ mod service;
 mod workload;
 
 pub use egress::{EgressListener, EgressScope, OutboundPolicy, ScopedHost, ScopedNamespace, covers_host};
+pub use l4::{L4Host, L4Routes, TcpRoute, TlsRoute};
 pub use lookup::{Client, as_ip, host_names, is_subset, without_port};
 pub use mesh::MeshSettings;
 pub use service::{
@@ -49,6 +51,8 @@ pub struct Snapshot {
     hosts: ByHost<ServiceName>,
     /// Routes of clients in the mesh.
     virtual_hosts: ByHost<VirtualHost>,
+    /// Routes of opaque connections of clients in the mesh.
+    l4_hosts: ByHost<L4Host>,
     policies: ByHost<DestinationPolicy>,
     /// By namespace, in order of age.
     sidecars: Map<Arc<str>, Arc<[Arc<EgressScope>]>>,
@@ -120,6 +124,7 @@ impl Snapshot {
             && self.headless == other.headless
             && self.hosts == other.hosts
             && self.virtual_hosts == other.virtual_hosts
+            && self.l4_hosts == other.l4_hosts
             && self.policies == other.policies
             && self.sidecars == other.sidecars
     }
@@ -177,7 +182,16 @@ impl Snapshot {
         self.virtual_hosts.all()
     }
 
-    /// All of a host's candidates, in order of age.
+    /// Those of exactly this host.
+    pub fn virtual_hosts_of(&self, host: &str) -> &[Arc<VirtualHost>] {
+        self.virtual_hosts.exact(host)
+    }
+
+    pub fn destination_policies_of(&self, host: &str) -> &[Arc<DestinationPolicy>] {
+        self.policies.exact(host)
+    }
+
+    /// All of a host's candidates: Istio's, then the Gateway API's, then ours; each in order of age.
     pub fn set_virtual_hosts(&mut self, host: &Arc<str>, candidates: Vec<Arc<VirtualHost>>) {
         self.virtual_hosts.set(host, candidates);
     }

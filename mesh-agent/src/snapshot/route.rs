@@ -27,8 +27,8 @@ pub struct VirtualHost {
     pub routes: Vec<Arc<Route>>,
 }
 
-/// Whose rules hold where the two differ (SEMANTICS §3 and §11).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+/// Whose rules hold where the two differ (SEMANTICS §3 and §11); for one host the smaller counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Family {
     /// No match: 404 NR. Missing backend: 503 NC.

@@ -29,6 +29,8 @@ pub(super) struct Dirty {
     pub(super) pods: BTreeSet<PodName>,
     pub(super) services: BTreeSet<ServiceName>,
     pub(super) nodes: BTreeSet<Arc<str>>,
+    pub(super) virtual_services: BTreeSet<ObjectKey>,
+    pub(super) destination_rules: BTreeSet<ObjectKey>,
 }
 
 #[derive(Debug, Default)]
@@ -164,6 +166,12 @@ impl Index {
                 dirty.services.insert(service_name(&r.key));
             }
             Object::EndpointSlice(_) => dirty.services.extend(slice_service(r)),
+            Object::VirtualService(_) => {
+                dirty.virtual_services.insert(r.key.clone());
+            }
+            Object::DestinationRule(_) => {
+                dirty.destination_rules.insert(r.key.clone());
+            }
             _ => {}
         }
     }

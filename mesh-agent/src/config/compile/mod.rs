@@ -7,8 +7,12 @@
 mod claims;
 mod endpoints;
 mod index;
+mod names;
 mod protocol;
+mod route;
 mod service;
+mod traffic;
+mod traffic_policy;
 mod workload;
 
 pub use service::LOAD_BALANCER_ANNOTATION;
@@ -18,14 +22,16 @@ use super::diagnostic::{Code, Diagnostic};
 use super::resource::{Kind, Object, ObjectKey, Resource};
 use super::{Changes, resource};
 use crate::addr::EndpointAddr;
+use crate::snapshot::route::Visibility;
 use crate::snapshot::{Locality, PortKey, Service, ServiceName, Snapshot, Workload, WorkloadKey};
 use claims::Claims;
-use endpoints::{Found, Origin, View};
+use endpoints::{Origin, View};
 use index::{Age, Dirty, Index, PodName, pod_key, service_key};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use traffic::Traffic;
 
 /// What compilation knows beside the objects.
 #[derive(Clone, Debug)]
@@ -36,6 +42,9 @@ pub struct Settings {
     pub cluster_domain: Arc<str>,
 }
 
+/// A finding and the object it is about, where that is not the one being compiled.
+type Found = (Option<(ObjectKey, resource::Provenance)>, Diagnostic);
+
 /// The outcome of one batch of changes.
 #[derive(Debug)]
 pub struct Update {
@@ -44,6 +53,8 @@ pub struct Update {
     pub touched_services: Vec<ServiceName>,
     /// Workloads that are new, different or gone.
     pub touched_workloads: Vec<WorkloadKey>,
+    /// Hosts (FQDN or wildcard) whose routes or policies are new, different or gone.
+    pub touched_hosts: Vec<Arc<str>>,
     /// Those that this batch brought up; [`Compiler::diagnostics`] has all.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -51,7 +62,7 @@ pub struct Update {
 impl Update {
     /// Whether the snapshot differs from the one before.
     pub fn is_change(&self) -> bool {
-        !self.touched_services.is_empty() || !self.touched_workloads.is_empty()
+        !self.touched_services.is_empty() || !self.touched_workloads.is_empty() || !self.touched_hosts.is_empty()
     }
 }
 
@@ -67,6 +78,7 @@ pub struct Compiler {
     /// Pod addresses and ports that headless Services speak for.
     headless: Claims<EndpointAddr, PortKey>,
     asked: Asked,
+    traffic: Traffic,
     /// By the object compiled when they were found.
     diagnostics: BTreeMap<ObjectKey, Vec<Diagnostic>>,
 }
@@ -93,6 +105,7 @@ impl Compiler {
             vips: Claims::default(),
             headless: Claims::default(),
             asked: Asked::default(),
+            traffic: Traffic::default(),
             diagnostics: BTreeMap::new(),
         }
     }
@@ -109,11 +122,15 @@ impl Compiler {
         self.relocate(&changes.moved);
         let mut news = Vec::new();
         let touched_workloads = self.apply_workloads(&mut dirty, &mut news);
+        let touched_hosts: Vec<_> = self.apply_traffic(&dirty, &mut news).into_iter().collect();
         let touched_services = self.apply_services(dirty, &mut news);
-        if !touched_services.is_empty() || !touched_workloads.is_empty() {
+        let mut update =
+            Update { snapshot: Arc::default(), touched_services, touched_workloads, touched_hosts, diagnostics: news };
+        if update.is_change() {
             self.snapshot.generation += 1;
         }
-        Update { snapshot: Arc::new(self.snapshot.clone()), touched_services, touched_workloads, diagnostics: news }
+        update.snapshot = Arc::new(self.snapshot.clone());
+        update
     }
 
     /// Every finding about the objects in force, in order of object.
@@ -277,7 +294,7 @@ impl Compiler {
         news: &mut Vec<Diagnostic>,
     ) -> Option<Service> {
         let mut asked = Questions::default();
-        let mut found: Vec<Found<'_>> = Vec::new();
+        let mut found: Vec<endpoints::Found<'_>> = Vec::new();
         let compiled = self.service(name).map(|(r, spec)| {
             let mut own = Vec::new();
             let mut vips = service::vips(spec, &mut own);
@@ -363,6 +380,18 @@ impl Compiler {
         differs
     }
 
+    fn route_defaults(&self) -> route::Defaults {
+        route::Defaults {
+            domain: Arc::clone(&self.settings.cluster_domain),
+            export: Visibility::Public,
+            retry: self.snapshot.mesh().retry.clone(),
+        }
+    }
+
+    fn policy_defaults(&self) -> traffic_policy::Defaults {
+        traffic_policy::Defaults { domain: Arc::clone(&self.settings.cluster_domain), ..Default::default() }
+    }
+
     fn pod(&self, name: &PodName) -> Option<(&Resource, &resource::Pod)> {
         let r = self.index.get(&pod_key(name))?;
         let Object::Pod(pod) = &r.object else { return None };
@@ -380,19 +409,13 @@ impl Compiler {
     }
 
     /// Files the findings of one object's compilation; those it did not have before are news.
-    fn report(
-        &mut self,
-        owner: ObjectKey,
-        found: Vec<(Option<(ObjectKey, resource::Provenance)>, Diagnostic)>,
-        news: &mut Vec<Diagnostic>,
-    ) {
+    fn report(&mut self, owner: ObjectKey, found: Vec<Found>, news: &mut Vec<Diagnostic>) {
         let own = self.index.get(&owner).map(|r| r.place.clone());
-        let complete =
-            |(other, diagnostic): (Option<(ObjectKey, resource::Provenance)>, Diagnostic)| match (other, &own) {
-                (Some((key, place)), _) => diagnostic.object(&key).at(&place),
-                (None, Some(place)) => diagnostic.object(&owner).at(place),
-                (None, None) => diagnostic.object(&owner),
-            };
+        let complete = |(other, diagnostic): Found| match (other, &own) {
+            (Some((key, place)), _) => diagnostic.object(&key).at(&place),
+            (None, Some(place)) => diagnostic.object(&owner).at(place),
+            (None, None) => diagnostic.object(&owner),
+        };
         let mut new: Vec<Diagnostic> = Vec::new();
         for diagnostic in found.into_iter().map(complete) {
             // A slice's bad address is met once for each port of its Service.

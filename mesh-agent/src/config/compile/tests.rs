@@ -7,6 +7,7 @@ use crate::snapshot::{Destination, EndpointHealth, Enrolment, LbPolicy, OutsideR
 use std::path::Path;
 
 mod property;
+mod routes;
 mod scale;
 
 fn settings() -> Settings {

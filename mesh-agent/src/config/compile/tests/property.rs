@@ -37,7 +37,30 @@ fn object() -> impl Strategy<Value = String> {
     let endpoints = (ns(), 1..4u8, ip()).prop_map(|(ns, n, ip)| {
         format!("apiVersion: v1\nkind: Endpoints\nmetadata: {{name: s{n}, namespace: {ns}}}\nsubsets: [{{addresses: [{{ip: {ip}}}], ports: [{{name: grpc, port: 80}}]}}]\n")
     });
-    prop_oneof![1 => namespace, 1 => node_object, 6 => pod, 4 => service, 2 => slice, 1 => endpoints]
+    let export = || prop_oneof![Just("'*'"), Just("."), Just("a"), Just("'~'")];
+    let host =
+        || prop_oneof![Just("s1"), Just("s2.a.svc.cluster.local"), Just("'*.a.svc.cluster.local'"), Just("x.org")];
+    let virtual_service = (ns(), 1..4u8, host(), host(), 0..5u8, export(), stamp()).prop_map(|(ns, n, one, two, form, export, at)| {
+        let rule = match form {
+            0 => format!("hosts: [{one}], http: [{{delegate: {{name: v2, namespace: a}}}}, {{route: [{{destination: {{host: s1}}}}]}}]"),
+            1 => "http: [{match: [{uri: {prefix: /d}}], route: [{destination: {host: s2}}]}]".to_owned(),
+            2 => format!("hosts: [{one}, {two}], gateways: [mesh, g], http: [{{match: [{{uri: {{regex: '('}}}}, {{port: 80}}], route: [{{destination: {{host: s{n}, subset: one}}}}]}}]"),
+            3 => format!("hosts: [{one}], tcp: [{{route: [{{destination: {{host: {two}}}}}]}}]"),
+            _ => format!("hosts: [{two}], http: [{{name: n{n}, route: [{{destination: {{host: s1}}, weight: {n}}}, {{destination: {{host: s2}}, weight: 1}}]}}]"),
+        };
+        format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v{n}, namespace: {ns}, creationTimestamp: {at}}}\nspec: {{exportTo: [{export}], {rule}}}\n")
+    });
+    let destination_rule = (ns(), 1..4u8, host(), 0..4u8, export(), stamp()).prop_map(|(ns, n, host, form, export, at)| {
+        let spec = match form {
+            0 => "trafficPolicy: {loadBalancer: {simple: RANDOM}}",
+            1 => "subsets: [{name: one, labels: {version: v1}}, {name: one}]",
+            2 => "workloadSelector: {matchLabels: {app: x}}, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}",
+            _ => "trafficPolicy: {loadBalancer: {simple: BROKEN}, portLevelSettings: [{port: {number: 80}, outlierDetection: {}}]}, subsets: [{name: two, trafficPolicy: {tls: {mode: SIMPLE}}}]",
+        };
+        format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: d{n}, namespace: {ns}, creationTimestamp: {at}}}\nspec: {{host: {host}, exportTo: [{export}], {spec}}}\n")
+    });
+    let kubernetes = prop_oneof![1 => namespace, 1 => node_object, 6 => pod, 4 => service, 2 => slice, 1 => endpoints];
+    prop_oneof![3 => kubernetes, 1 => virtual_service, 1 => destination_rule]
 }
 
 /// An object, whether it is deleted instead, and whether the batch ends after it.

@@ -1,0 +1,60 @@
+//! MeshConfig (istio/api `mesh/v1alpha1/config.proto`): the YAML under the key `mesh` of the ConfigMap `istio` in
+//! `istio-system`.
+
+use super::fields::{Field, leaf, message};
+use super::istio::destination_rule::{
+    CONNECTION_POOL, ConnectionPool, LOCALITY, LocalitySetting, OUTLIER_DETECTION, OutlierDetection,
+};
+use super::istio::sidecar::OutboundTrafficPolicy;
+use super::istio::virtual_service::{RETRIES, Retry};
+use serde::Deserialize;
+use serde_yaml_ng::Value;
+use std::sync::Arc;
+
+/// Any ConfigMap; only the mesh's is looked into.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ConfigMap {
+    pub data: Data,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Data {
+    pub mesh: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct MeshConfig {
+    pub root_namespace: Arc<str>,
+    pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+    pub default_http_retry_policy: Option<Retry>,
+    pub locality_lb_setting: Option<LocalitySetting>,
+    pub default_traffic_policy: DefaultTrafficPolicy,
+    pub default_service_export_to: Vec<Arc<str>>,
+    pub default_virtual_service_export_to: Vec<Arc<str>>,
+    pub default_destination_rule_export_to: Vec<Arc<str>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DefaultTrafficPolicy {
+    pub connection_pool: Option<ConnectionPool>,
+    pub outlier_detection: Option<OutlierDetection>,
+}
+
+/// What is acted on; everything else in a MeshConfig is named once, as information.
+pub(crate) const FIELDS: &[Field] = &[
+    leaf("rootNamespace"),
+    message("outboundTrafficPolicy", &[leaf("mode")]),
+    message("defaultHttpRetryPolicy", RETRIES),
+    message("localityLbSetting", LOCALITY),
+    message(
+        "defaultTrafficPolicy",
+        &[message("connectionPool", CONNECTION_POOL), message("outlierDetection", OUTLIER_DETECTION)],
+    ),
+    leaf("defaultServiceExportTo"),
+    leaf("defaultVirtualServiceExportTo"),
+    leaf("defaultDestinationRuleExportTo"),
+];
