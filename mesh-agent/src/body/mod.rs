@@ -3,9 +3,11 @@
 //! Place in the path: between `http1` and `http2`, request and response alike. Invariant: back-pressure is kept; a
 //! chunk's bytes count as held by the sender's flow control until `release` is called for them.
 
+mod grpc_web;
 mod observed;
 mod replay;
 
+pub use grpc_web::{GrpcWeb, Translated};
 pub use observed::Observed;
 pub use replay::Replay;
 
@@ -30,6 +32,8 @@ pub enum Body {
     Replay(Box<Replay>),
     /// A response body that reports how the exchange ended.
     Observed(Box<Observed>),
+    /// gRPC-Web on one side, gRPC on the other.
+    Translated(Box<Translated>),
 }
 
 /// A piece of a body.
@@ -56,6 +60,7 @@ impl Body {
             Self::Http2(body) => body.poll_chunk(cx),
             Self::Replay(body) => body.poll_chunk(cx),
             Self::Observed(body) => body.poll_chunk(cx),
+            Self::Translated(body) => body.poll_chunk(cx),
         }
     }
 
@@ -68,6 +73,7 @@ impl Body {
             Self::Http2(body) => body.is_end(),
             Self::Replay(body) => body.is_end(),
             Self::Observed(body) => body.is_end(),
+            Self::Translated(body) => body.is_end(),
         }
     }
 
@@ -78,6 +84,7 @@ impl Body {
             Self::Http2(body) => body.release(count),
             Self::Replay(body) => body.release(count),
             Self::Observed(body) => body.release(count),
+            Self::Translated(body) => body.release(count),
         }
     }
 
@@ -88,13 +95,16 @@ impl Body {
             Self::Http2(body) => body.held(),
             Self::Replay(body) => body.held(),
             Self::Observed(body) => body.held(),
+            Self::Translated(body) => body.held(),
         }
     }
 
     /// The receiver is gone.
     pub fn cancelled(&mut self) {
-        if let Self::Observed(body) = self {
-            body.cancelled();
+        match self {
+            Self::Observed(body) => body.cancelled(),
+            Self::Translated(body) => body.cancelled(),
+            _ => {}
         }
     }
 }
@@ -130,7 +140,7 @@ impl http_body::Body for Body {
             Self::Http1(body) => body.size_hint(),
             Self::Observed(body) => body.size_hint(),
             Self::Replay(body) => body.size_hint(),
-            Self::Http2(_) => http_body::SizeHint::default(),
+            Self::Http2(_) | Self::Translated(_) => http_body::SizeHint::default(),
         }
     }
 }
