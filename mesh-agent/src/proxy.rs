@@ -55,7 +55,7 @@ pub async fn serve(accepted: Accepted, ctx: Rc<Ctx>) {
 
 impl Conn {
     fn way<'a>(&'a self, target: &'a Target, to: EndpointAddr) -> Way<'a> {
-        Way { source: self.source.cookie, dialer: &self.source.dialer, upstream: &target.upstream, to }
+        Way { source: self.source.cookie, dialer: &self.source.dialer, upstream: &target.upstream, to, others: false }
     }
 
     /// The port speaks HTTP: the client's first bytes say which version.

@@ -20,6 +20,9 @@ pub struct Settings {
     pub max_connections: usize,
     /// From choosing an endpoint to an established connection. Istio's `connectTimeout` default.
     pub connect_timeout: Duration,
+    /// How long an endpoint may take for that while another one could be asked instead: nothing was sent to it, so asking
+    /// another is safe. Linux repeats a lost SYN after 1 s (RFC 6298 §2): by then another endpoint is the better bet.
+    pub connect_patience: Duration,
     /// How long a connected HTTP/2 endpoint may take to send its first frame before another is tried. Servers send it on
     /// accepting; one that does not is stopped, frozen or no HTTP/2 server.
     pub preface_timeout: Duration,
@@ -57,10 +60,18 @@ pub struct Settings {
     pub ping_interval: Option<Duration>,
     /// How long a PING may stay unanswered.
     pub ping_timeout: Duration,
-    /// A connection to an endpoint gets no new streams after this age, so that load moves after a scale-out.
+    /// A connection to an endpoint gets no new streams after this age ± 10 %, so that load moves after a scale-out, and
+    /// not all of it at once.
     pub max_connection_age: Option<Duration>,
     /// Unacknowledged bytes or a silent peer for this long end an upstream connection (TCP_USER_TIMEOUT, RFC 5482).
     pub tcp_dead_after: Duration,
+}
+
+impl Settings {
+    /// How long one endpoint may take to connect; `others`: another one could be asked instead.
+    pub fn connect_limit(&self, others: bool) -> Duration {
+        if others { self.connect_patience.min(self.connect_timeout) } else { self.connect_timeout }
+    }
 }
 
 impl Default for Settings {
@@ -68,6 +79,7 @@ impl Default for Settings {
         Self {
             max_connections: 20_000,
             connect_timeout: Duration::from_secs(10),
+            connect_patience: Duration::from_secs(1),
             preface_timeout: Duration::from_secs(2),
             max_connections_per_endpoint: 1024,
             stream_window: 256 << 10,

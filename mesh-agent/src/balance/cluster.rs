@@ -173,6 +173,12 @@ impl Cluster {
         Ok(Chosen { state: Arc::clone(state), priority: 0 })
     }
 
+    /// Whether another endpoint than `chosen`, not in `tried` and not passed over, could be asked.
+    pub fn has_other(&self, chosen: EndpointAddr, tried: &[EndpointAddr], now: Nanos) -> bool {
+        let other = |state: &EndpointState| state.addr != chosen && !tried.contains(&state.addr);
+        self.candidates.states.iter().any(|state| other(state) && !state.is_avoided(now))
+    }
+
     /// `preferred`, else the next one round the circle that is good.
     fn first_good(&self, preferred: usize, good: impl Fn(&EndpointState) -> bool) -> Option<usize> {
         let count = self.candidates.len();

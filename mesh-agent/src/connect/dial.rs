@@ -38,15 +38,18 @@ impl Dialer {
     /// Connects.
     ///
     /// # Errors
-    /// What the kernel said, as far as a client can use it; the whole attempt ends after `Settings::connect_timeout`.
-    pub async fn connect(&self, to: EndpointAddr, settings: &Settings) -> Result<TcpStream, ConnectError> {
+    /// What the kernel said, as far as a client can use it; the whole attempt ends after `limit`.
+    pub async fn connect(
+        &self,
+        to: EndpointAddr,
+        limit: Duration,
+        settings: &Settings,
+    ) -> Result<TcpStream, ConnectError> {
         let attempt = async {
             let socket = self.socket(to.addr()).await.map_err(|error| ConnectError::Socket(error.kind()))?;
             socket.connect(to.addr()).await.map_err(|error| connect_error(&error))
         };
-        let stream = tokio::time::timeout(settings.connect_timeout, attempt)
-            .await
-            .map_err(|_| ConnectError::Timeout(settings.connect_timeout))??;
+        let stream = tokio::time::timeout(limit, attempt).await.map_err(|_| ConnectError::Timeout(limit))??;
         tune(&stream, settings.tcp_dead_after);
         Ok(stream)
     }

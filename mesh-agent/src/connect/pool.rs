@@ -49,6 +49,8 @@ pub struct Way<'a> {
     pub dialer: &'a Dialer,
     pub upstream: &'a Upstream,
     pub to: EndpointAddr,
+    /// Another endpoint could be asked instead: `Settings::connect_patience` holds.
+    pub others: bool,
 }
 
 /// A connection with room for one call, and the place among the running requests that the call takes.
@@ -100,23 +102,26 @@ impl Pools {
     /// No connection could be made, or there are as many as the policy allows.
     pub async fn opaque(&self, way: Way<'_>) -> Result<Opaque, ConnectError> {
         let permit = way.limits().map(|limits| limits.connection(false)).transpose()?;
-        let stream = way.dialer.connect(way.to, &self.settings).await?;
+        let stream = self.dial(way).await?;
         Ok(Opaque { stream, permit })
     }
 
     /// A connection with room for one more call; the caller must start it before it awaits anything.
     ///
     /// # Errors
-    /// No connection could be made, or there are `max_connections_per_endpoint` and all are full.
+    /// No connection could be made in time (then one goes on being made, for those who come later), or there are
+    /// `max_connections_per_endpoint` and all are full.
     pub async fn http2(self: &Rc<Self>, way: Way<'_>) -> Result<Http2Lease, ConnectError> {
         let pool = self.pool(&self.http2, way);
         loop {
-            if let Some(connection) = pool.with_room(&self.settings) {
+            if let Some(connection) = pool.with_room(Nanos::now()) {
                 let request = way.limits().map(|limits| limits.request()).transpose()?;
                 return Ok(Http2Lease { connection, request });
             }
             let mut done = self.connecting(&pool, way)?;
-            let result = done.wait_for(Option::is_some).await;
+            let limit = self.settings.connect_limit(way.others);
+            let made = tokio::time::timeout(limit, done.wait_for(Option::is_some)).await;
+            let result = made.map_err(|_| ConnectError::Timeout(limit))?;
             match result.as_deref() {
                 Ok(Some(Err(error))) => return Err(error.clone()),
                 // Made, and perhaps full already: look again.
@@ -138,7 +143,7 @@ impl Pools {
             Some(sender) => sender,
             None => {
                 let _pending = limits.as_ref().map(|limits| limits.pending()).transpose()?;
-                http1::connect(way.dialer.connect(way.to, &self.settings).await?, &idle).await?
+                http1::connect(self.dial(way).await?, &idle).await?
             }
         };
         let request = limits.map(|limits| limits.request()).transpose()?;
@@ -183,10 +188,17 @@ impl Pools {
                 return false;
             }
             let mut connections = pool.connections.borrow_mut();
-            connections
-                .retain(|c| !c.is_closed() && (c.active() > 0 || now.since(c.idle_since()) < self.settings.http2_idle));
+            connections.retain(|c| {
+                !c.is_closed()
+                    && !c.is_too_old(now)
+                    && (c.active() > 0 || now.since(c.idle_since()) < self.settings.http2_idle)
+            });
             !connections.is_empty() || Rc::strong_count(pool) > 1
         });
+    }
+
+    async fn dial(&self, way: Way<'_>) -> Result<TcpStream, ConnectError> {
+        way.dialer.connect(way.to, self.settings.connect_limit(way.others), &self.settings).await
     }
 
     /// The pool of `pools` for a way.
@@ -214,7 +226,7 @@ impl Pools {
         let to = way.to;
         tokio::task::spawn_local(async move {
             let result = async {
-                let stream = dialer.connect(to, &pools.settings).await?;
+                let stream = dialer.connect(to, pools.settings.connect_timeout, &pools.settings).await?;
                 http2::connect(stream, &pools.settings, &pools.ledger).await
             }
             .await;
@@ -244,26 +256,21 @@ impl Http2Lease {
 
 impl Http2Pool {
     /// The first connection with room: the fewest connections that carry the load.
-    fn with_room(&self, settings: &Settings) -> Option<Rc<http2::Connection>> {
+    fn with_room(&self, now: Nanos) -> Option<Rc<http2::Connection>> {
         let mut connections = self.connections.borrow_mut();
         let mut index = 0;
         while let Some(connection) = connections.get(index) {
-            if connection.has_room() && !too_old(connection, settings) {
-                return Some(Rc::clone(connection));
-            }
-            if connection.is_closed() || too_old(connection, settings) {
-                // Its calls go on: each holds what it needs.
+            if connection.is_closed() || connection.is_too_old(now) {
+                // Its calls go on: each holds what it needs. After the last one it says GOAWAY and closes.
                 connections.swap_remove(index);
+            } else if connection.has_room() {
+                return Some(Rc::clone(connection));
             } else {
                 index += 1;
             }
         }
         None
     }
-}
-
-fn too_old(connection: &http2::Connection, settings: &Settings) -> bool {
-    settings.max_connection_age.is_some_and(|age| Nanos::now().since(connection.opened()) > age)
 }
 
 #[cfg(test)]
@@ -292,7 +299,8 @@ mod tests {
     async fn pooled(pools: &Rc<Pools>, listener: &TcpListener, source: u64, dialer: &Dialer, wire: Wire) -> TcpStream {
         let key = PortKey::new(ServiceName::new("shop", "cart"), 80).into();
         let upstream = pools.upstream(&key, &Arc::default());
-        let way = Way { source, dialer, upstream: &upstream, to: EndpointAddr::new(listener.local_addr().unwrap()) };
+        let to = EndpointAddr::new(listener.local_addr().unwrap());
+        let way = Way { source, dialer, upstream: &upstream, to, others: false };
         let pool = async {
             match wire {
                 Wire::Http1 => {

@@ -33,7 +33,8 @@ pub struct Connection {
 struct State {
     active: Cell<usize>,
     closed: Cell<bool>,
-    opened: Nanos,
+    /// After which no call starts; `None`: it may grow old.
+    expires: Option<Nanos>,
     idle_since: Cell<Nanos>,
 }
 
@@ -58,8 +59,8 @@ where
         .await
         .map_err(|_| ConnectError::Handshake)?;
     let now = Nanos::now();
-    let state =
-        Rc::new(State { active: Cell::new(0), closed: Cell::new(false), opened: now, idle_since: Cell::new(now) });
+    let expires = settings.max_connection_age.map(|age| now.plus(jittered(age, fastrand::f64())));
+    let state = Rc::new(State { active: Cell::new(0), closed: Cell::new(false), expires, idle_since: Cell::new(now) });
     let pings = settings.ping_interval.and_then(|every| Some((driver.ping_pong()?, every)));
     let (watched, timeout) = (Rc::clone(&state), settings.ping_timeout);
     let listened = Rc::clone(&preface);
@@ -116,8 +117,9 @@ impl Connection {
         self.state.active.get()
     }
 
-    pub fn opened(&self) -> Nanos {
-        self.state.opened
+    /// Takes no new calls because of its age.
+    pub fn is_too_old(&self, now: Nanos) -> bool {
+        self.state.expires.is_some_and(|expires| now > expires)
     }
 
     /// When the last call ended.
@@ -249,6 +251,12 @@ impl Drop for Slot {
     }
 }
 
+/// `age` ± 10 % (gRFC A9, "random jitter of +/-10%"), so that connections opened together do not end together:
+/// `random` 0 makes 60 s 54 s, 1 makes it 66 s.
+fn jittered(age: std::time::Duration, random: f64) -> std::time::Duration {
+    age.mul_f64(0.9 + 0.2 * random)
+}
+
 /// PINGs while there are calls; returns when one stays unanswered.
 async fn keep_alive(mut pings: PingPong, every: std::time::Duration, timeout: std::time::Duration, state: &State) {
     loop {
@@ -260,5 +268,19 @@ async fn keep_alive(mut pings: PingPong, every: std::time::Duration, timeout: st
             Ok(Ok(_)) => {}
             Ok(Err(_)) | Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::jittered;
+    use std::time::Duration;
+
+    #[test]
+    fn ages_differ_by_a_tenth_either_way() {
+        let age = Duration::from_secs(60);
+        let millis = [0.0, 0.5, 1.0].map(|random| jittered(age, random).as_millis());
+        assert_eq!(millis, [54_000, 60_000, 66_000]);
+        assert_eq!(jittered(Duration::ZERO, 1.0), Duration::ZERO);
     }
 }

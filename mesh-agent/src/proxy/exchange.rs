@@ -4,6 +4,7 @@ use super::Conn;
 use crate::addr::EndpointAddr;
 use crate::balance::{ActiveRequest, Ask, Ended};
 use crate::body::{Body, Observed, Replay};
+use crate::connect::Way;
 use crate::destination::Target;
 use crate::error::{ConnectError, Failure, LimitError, UpstreamError};
 use crate::snapshot::Protocol;
@@ -68,7 +69,10 @@ pub(super) async fn exchange(conn: Rc<Conn>, mut request: Request<Body>, mut inf
             request.headers_mut().insert(grpc::GRPC_TIMEOUT, grpc::format_timeout(left));
         }
         let active = chosen.start(now);
-        let attempt = attempt(&conn, &target, endpoint, request, &mut inform);
+        let others = tried.len() - refused < ctx.settings.max_retries as usize;
+        let others = others && target.cluster.has_other(endpoint, &tried, now);
+        let way = Way { others, ..conn.way(&target, endpoint) };
+        let attempt = attempt(&conn, &target, way, request, &mut inform);
         let failed = match until(&mut deadline, attempt).await {
             Ok(response) => {
                 return observe(response, record, active, deadline);
@@ -168,27 +172,22 @@ fn observe(
 async fn attempt(
     conn: &Conn,
     target: &Target,
-    endpoint: EndpointAddr,
+    way: Way<'_>,
     request: Request<Body>,
     inform: &mut Inform,
 ) -> Result<Response<Body>, Failed> {
     // On `http` ports the upstream follows the client; `http2` and `grpc` ports speak HTTP/2 whatever the client does.
     let http2 = request.version() == Version::HTTP_2 || matches!(target.protocol, Protocol::Http2 | Protocol::Grpc);
-    if http2 {
-        attempt_http2(conn, target, endpoint, request, inform).await
-    } else {
-        attempt_http1(conn, target, endpoint, request).await
-    }
+    if http2 { attempt_http2(conn, way, request, inform).await } else { attempt_http1(conn, way, request).await }
 }
 
 async fn attempt_http2(
     conn: &Conn,
-    target: &Target,
-    endpoint: EndpointAddr,
+    way: Way<'_>,
     request: Request<Body>,
     inform: &mut Inform,
 ) -> Result<Response<Body>, Failed> {
-    let connected = conn.ctx.pools.http2(conn.way(target, endpoint)).await;
+    let connected = conn.ctx.pools.http2(way).await;
     let connection = match connected {
         Ok(connection) => connection,
         Err(error) => return Err(Failed { failure: error.into(), again: Some(Box::new(request)) }),
@@ -218,13 +217,8 @@ async fn attempt_http2(
     })
 }
 
-async fn attempt_http1(
-    conn: &Conn,
-    target: &Target,
-    endpoint: EndpointAddr,
-    mut request: Request<Body>,
-) -> Result<Response<Body>, Failed> {
-    let connected = conn.ctx.pools.http1(conn.way(target, endpoint)).await;
+async fn attempt_http1(conn: &Conn, way: Way<'_>, mut request: Request<Body>) -> Result<Response<Body>, Failed> {
+    let connected = conn.ctx.pools.http1(way).await;
     let sender = match connected {
         Ok(sender) => sender,
         Err(error) => return Err(Failed { failure: error.into(), again: Some(Box::new(request)) }),

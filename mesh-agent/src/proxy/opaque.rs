@@ -3,7 +3,7 @@
 use super::Conn;
 use crate::addr::EndpointAddr;
 use crate::balance::{ActiveRequest, Ask, Ended};
-use crate::connect::{Opaque, Wire};
+use crate::connect::{Opaque, Way, Wire};
 use crate::destination::Target;
 use crate::detect::{self, Sniff};
 use crate::error::{ConnectError, Failure};
@@ -149,7 +149,9 @@ async fn connect(conn: &Conn, target: &Target) -> Result<Connected, Failure> {
         let ask = Ask { tried: &tried, now: Nanos::now(), ..Ask::default() };
         let chosen = target.cluster.pick(&ask, &mut ctx.rng.borrow_mut()).map_err(|_| Failure::NoEndpoint)?;
         let active = chosen.start(ask.now);
-        match ctx.pools.opaque(conn.way(target, chosen.addr())).await {
+        let others = tried.len() < ctx.settings.max_retries as usize;
+        let others = others && target.cluster.has_other(chosen.addr(), &tried, ask.now);
+        match ctx.pools.opaque(Way { others, ..conn.way(target, chosen.addr()) }).await {
             Ok(opaque) => {
                 active.finished(Ended::Connected, Nanos::now());
                 return Ok(Connected { opaque, active });
