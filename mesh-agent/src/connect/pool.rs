@@ -181,7 +181,8 @@ impl Pools {
                 return false;
             }
             let left = idle.sweep(now, self.settings.http1_idle);
-            left || Rc::strong_count(idle) > 1
+            // A connection with a request comes back to where it was taken.
+            left || Rc::strong_count(idle) > 1 || Rc::weak_count(idle) > 0
         });
         self.http2.borrow_mut().retain(|(source, ..), pool| {
             if !sources.contains_key(source) {
@@ -327,6 +328,26 @@ mod tests {
             let _ = stream.read_to_end(&mut rest).await;
         };
         tokio::time::timeout(Duration::from_millis(200), to_end).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_pool_stays_while_a_request_of_it_runs() {
+        LocalSet::new()
+            .run_until(async {
+                let pools = Rc::new(Pools::new(Arc::default(), Arc::new(http2::Ledger::new(1 << 20)), Arc::default()));
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let to = EndpointAddr::new(listener.local_addr().unwrap());
+                let upstream =
+                    pools.upstream(&PortKey::new(ServiceName::new("shop", "cart"), 80).into(), &Arc::default());
+                let way = Way { source: 0, dialer: &Dialer::Host, upstream: &upstream, to, others: false };
+                let running = pools.http1(way).await.unwrap();
+                pools.sweep(Nanos::now());
+                assert_eq!(pools.http1.borrow().len(), 1, "the connection would not find back");
+                drop(running);
+                pools.sweep(Nanos::now());
+                assert!(pools.http1.borrow().is_empty());
+            })
+            .await;
     }
 
     #[tokio::test]
