@@ -90,6 +90,10 @@ codes! {
     PodAddressTaken = "UM0202", "two pods with one address";
     NoNetns = "UM0203", "a pod's network namespace is not known";
     ListenUnknown = "UM0301", "--listen names a Service port that is not configured";
+    RefNotPermitted = "UM0401", "a reference to another namespace that no ReferenceGrant allows";
+    BadReference = "UM0402", "a reference to something that cannot be used there";
+    UnsupportedFilter = "UM0403", "a filter that is not supported: its rule or backend answers 500";
+    RivalRoutes = "UM0404", "two families' routes for one host";
 }
 
 impl Diagnostic {

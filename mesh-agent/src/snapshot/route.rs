@@ -147,7 +147,7 @@ pub struct QueryMatch {
     pub value: StringMatch,
 }
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     Forward(Forward),
@@ -156,7 +156,7 @@ pub enum Action {
 }
 
 /// Where requests go, and how.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Forward {
     /// Weights above 0 only; empty where none is left (Gateway API: 500).
     pub backends: Vec<Backend>,

@@ -31,6 +31,11 @@ pub(super) struct Dirty {
     pub(super) nodes: BTreeSet<Arc<str>>,
     pub(super) virtual_services: BTreeSet<ObjectKey>,
     pub(super) destination_rules: BTreeSet<ObjectKey>,
+    /// HTTPRoutes and GRPCRoutes.
+    pub(super) routes: BTreeSet<ObjectKey>,
+    pub(super) grants: BTreeSet<ObjectKey>,
+    /// Services whose own object changed, not only their endpoints.
+    pub(super) declared: BTreeSet<ServiceName>,
 }
 
 #[derive(Debug, Default)]
@@ -162,7 +167,11 @@ impl Index {
                     dirty.services.extend(candidates.filter(|s| self.service_selects(s, &r.meta.labels)).cloned());
                 }
             }
-            Object::Service(_) | Object::Endpoints(_) => {
+            Object::Service(_) => {
+                dirty.services.insert(service_name(&r.key));
+                dirty.declared.insert(service_name(&r.key));
+            }
+            Object::Endpoints(_) => {
                 dirty.services.insert(service_name(&r.key));
             }
             Object::EndpointSlice(_) => dirty.services.extend(slice_service(r)),
@@ -171,6 +180,12 @@ impl Index {
             }
             Object::DestinationRule(_) => {
                 dirty.destination_rules.insert(r.key.clone());
+            }
+            Object::HttpRoute(_) | Object::GrpcRoute(_) => {
+                dirty.routes.insert(r.key.clone());
+            }
+            Object::ReferenceGrant(_) => {
+                dirty.grants.insert(r.key.clone());
             }
             _ => {}
         }

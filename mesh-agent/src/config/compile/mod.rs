@@ -6,6 +6,7 @@
 
 mod claims;
 mod endpoints;
+mod gateway_api;
 mod index;
 mod names;
 mod protocol;
@@ -26,6 +27,7 @@ use crate::snapshot::route::Visibility;
 use crate::snapshot::{Locality, PortKey, Service, ServiceName, Snapshot, Workload, WorkloadKey};
 use claims::Claims;
 use endpoints::{Origin, View};
+use gateway_api::GatewayApi;
 use index::{Age, Dirty, Index, PodName, pod_key, service_key};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +81,7 @@ pub struct Compiler {
     headless: Claims<EndpointAddr, PortKey>,
     asked: Asked,
     traffic: Traffic,
+    gateway_api: GatewayApi,
     /// By the object compiled when they were found.
     diagnostics: BTreeMap<ObjectKey, Vec<Diagnostic>>,
 }
@@ -106,6 +109,7 @@ impl Compiler {
             headless: Claims::default(),
             asked: Asked::default(),
             traffic: Traffic::default(),
+            gateway_api: GatewayApi::default(),
             diagnostics: BTreeMap::new(),
         }
     }

@@ -6,6 +6,7 @@ use crate::config::resource::parse::parse;
 use crate::snapshot::{Destination, EndpointHealth, Enrolment, LbPolicy, OutsideReason, Protocol};
 use std::path::Path;
 
+mod gateway_api;
 mod property;
 mod routes;
 mod scale;

@@ -57,7 +57,9 @@ impl Compiler {
     /// Puts routes and policies in force. Returns the hosts about which something changed.
     pub(super) fn apply_traffic(&mut self, dirty: &Dirty, news: &mut Vec<Diagnostic>) -> BTreeSet<Arc<str>> {
         let mut touched = BTreeSet::new();
-        for host in self.apply_virtual_services(dirty, news) {
+        let mut hosts = self.apply_virtual_services(dirty, news);
+        hosts.append(&mut self.apply_gateway_api(dirty, &hosts, news));
+        for host in hosts {
             if self.settle_routes(&host) {
                 touched.insert(host);
             }
@@ -131,6 +133,7 @@ impl Compiler {
     fn settle_routes(&mut self, host: &Arc<str>) -> bool {
         let former: Vec<Arc<VirtualHost>> = self.snapshot.virtual_hosts_of(host).to_vec();
         let new = self.traffic.of_host(host).filter_map(|(_, compiled)| compiled.virtual_host(host));
+        let new = new.chain(self.gateway_api.virtual_hosts(host));
         let new: Vec<_> = new.map(|new| keep(&former, new)).collect();
         let former_l4: Vec<Arc<L4Host>> = self.snapshot.l4_hosts_of(host).to_vec();
         let l4 = self.traffic.of_host(host).filter_map(|(_, compiled)| compiled.l4_host(host));

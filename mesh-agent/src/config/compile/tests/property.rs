@@ -59,8 +59,24 @@ fn object() -> impl Strategy<Value = String> {
         };
         format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: d{n}, namespace: {ns}, creationTimestamp: {at}}}\nspec: {{host: {host}, exportTo: [{export}], {spec}}}\n")
     });
+    let route = (ns(), 1..4u8, 1..4u8, 1..4u8, 0..5u8, stamp()).prop_map(|(ns, n, parent, backend, form, at)| {
+        let parent = format!("group: '', kind: Service, namespace: a, name: s{parent}");
+        let backend = format!("name: s{backend}, namespace: b, port: 80");
+        let (kind, rule) = match form {
+            0 => ("HTTPRoute", format!("matches: [{{path: {{value: /a}}}}], backendRefs: [{{{backend}, weight: {n}}}]")),
+            1 => ("HTTPRoute", "filters: [{type: ExtensionRef}]".to_owned()),
+            2 => ("HTTPRoute", format!("filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{{backend}}}}}}}]")),
+            3 => ("GRPCRoute", format!("matches: [{{method: {{service: s, method: m}}}}], backendRefs: [{{{backend}}}]")),
+            _ => ("HTTPRoute", "matches: [{path: {type: RegularExpression, value: '('}}]".to_owned()),
+        };
+        let port = if form == 0 { ", port: 80" } else { "" };
+        format!("apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r{n}, namespace: {ns}, creationTimestamp: {at}}}\nspec: {{parentRefs: [{{{parent}{port}}}], rules: [{{{rule}}}]}}\n")
+    });
+    let grant = (ns(), 1..3u8, 1..4u8).prop_map(|(ns, n, to)| {
+        format!("apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {{name: g{n}, namespace: b}}\nspec: {{from: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: {ns}}}], to: [{{group: '', kind: Service, name: s{to}}}]}}\n")
+    });
     let kubernetes = prop_oneof![1 => namespace, 1 => node_object, 6 => pod, 4 => service, 2 => slice, 1 => endpoints];
-    prop_oneof![3 => kubernetes, 1 => virtual_service, 1 => destination_rule]
+    prop_oneof![6 => kubernetes, 2 => virtual_service, 2 => destination_rule, 2 => route, 1 => grant]
 }
 
 /// An object, whether it is deleted instead, and whether the batch ends after it.
