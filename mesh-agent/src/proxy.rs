@@ -136,7 +136,9 @@ async fn serve_stream(conn: Rc<Conn>, request: Request<Body>, responder: Respond
     };
     let ledger = std::sync::Arc::clone(&conn.ctx.ledger);
     let answer = {
-        let mut exchange = pin!(exchange::exchange(conn, request, Some(Box::new(inform))));
+        // Boxed: what a task is made of is copied three times on its way to the heap, and stays until the last byte of
+        // the response, long after the exchange.
+        let mut exchange = Box::pin(exchange::exchange(conn, request, Some(Box::new(inform))));
         poll_fn(|cx| {
             if let Poll::Ready(response) = exchange.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));

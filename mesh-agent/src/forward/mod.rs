@@ -5,14 +5,24 @@
 
 use bytes::Bytes;
 use socket2::SockRef;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-/// Buffer of one direction, bytes.
-const BUFFER: usize = 32 << 10;
+/// Bytes read at once, and kept at most for a direction whose reader stalls. Two of TCP's largest segments: a 64 KiB
+/// message passes in one read and one write (bench cell `tcp-bulk`).
+const LIMIT: usize = 128 << 10;
+
+thread_local! {
+    /// A worker moves one direction of one connection at a time: they share the memory, and an idle one holds none.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Bytes moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +86,7 @@ async fn both_ways(
         moved.received += first.len() as u64;
     }
     drop(first);
-    let beat = std::cell::Cell::new(0_u64);
+    let beat = Cell::new(0_u64);
     let (client_error, endpoint_error): (Blame, Blame) = (ForwardError::Client, ForwardError::Endpoint);
     let up = one_way(client_read, endpoint_write, (client_error, endpoint_error), &mut moved.received, &beat);
     let down = one_way(endpoint_read, client_write, (endpoint_error, client_error), &mut moved.sent, &beat);
@@ -99,35 +109,57 @@ async fn both_ways(
 type Blame = fn(io::Error) -> ForwardError;
 
 async fn one_way(
-    from: ReadHalf<'_>,
+    mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     (read_error, write_error): (Blame, Blame),
     moved: &mut u64,
-    beat: &std::cell::Cell<u64>,
+    beat: &Cell<u64>,
 ) -> Result<(), ForwardError> {
-    let mut buffer = Vec::new();
-    loop {
-        // An idle connection keeps no buffer: it is taken when there is something to read.
-        if buffer.is_empty() {
-            from.readable().await.map_err(read_error)?;
-            buffer.resize(BUFFER, 0);
+    while let Some(Step { count, rest }) =
+        poll_fn(|cx| poll_step(cx, &mut from, &to, (read_error, write_error))).await?
+    {
+        if !rest.is_empty() {
+            to.write_all(&rest).await.map_err(write_error)?;
         }
-        match from.try_read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                to.write_all(buffer.get(..count).unwrap_or_default()).await.map_err(write_error)?;
-                *moved += count as u64;
-                beat.set(beat.get() + 1);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = Vec::new(),
-            Err(error) => return Err(read_error(error)),
-        }
+        *moved += count as u64;
+        beat.set(beat.get() + 1);
     }
-    drop(buffer);
     // The other direction goes on: a client may close its side and wait for the answer. A peer that has closed both
     // already does not mind (ENOTCONN).
     let _ = to.shutdown().await;
     Ok(())
+}
+
+/// Bytes read, and those of them that the other side has not taken.
+struct Step {
+    count: usize,
+    rest: Bytes,
+}
+
+/// One read and one write; `None` at the end. Only what a full socket refuses is kept by the connection itself.
+fn poll_step(
+    cx: &mut Context<'_>,
+    from: &mut ReadHalf<'_>,
+    to: &WriteHalf<'_>,
+    (read_error, write_error): (Blame, Blame),
+) -> Poll<Result<Option<Step>, ForwardError>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        // Zeroed once per worker.
+        buffer.resize(LIMIT, 0);
+        let mut buf = ReadBuf::new(buffer);
+        ready!(Pin::new(from).poll_read(cx, &mut buf)).map_err(read_error)?;
+        let bytes = buf.filled();
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(None));
+        }
+        let written = match to.try_write(bytes) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Poll::Ready(Err(write_error(error))),
+        };
+        let rest = Bytes::copy_from_slice(bytes.get(written..).unwrap_or_default());
+        Poll::Ready(Ok(Some(Step { count: bytes.len(), rest })))
+    })
 }
 
 #[cfg(test)]

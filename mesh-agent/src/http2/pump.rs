@@ -133,10 +133,6 @@ impl Pump {
                 // What came before the error is lost with it: the stream is reset either way.
                 Err(error) => return Poll::Ready(Err(error)),
             }
-            if source.is_end() {
-                self.source_done = true;
-                break;
-            }
         }
         if gathered {
             self.pending = self.gather.split().freeze();
