@@ -105,7 +105,8 @@ impl Conn {
     }
 
     async fn serve_http2(self: Rc<Self>, io: Replay<TcpStream>) -> Result<(), UpstreamError> {
-        let mut server = Server::handshake(io, &self.ctx.settings).await?;
+        // Boxed: needed for a moment, and as large as the connection itself.
+        let mut server = Box::pin(Server::handshake(io, &self.ctx.settings)).await?;
         let (streams, accepted) = (Rc::new(Cell::new(0_usize)), Cell::new(0_u64));
         let mut drained = pin!(drained(self.ctx.drain.clone()));
         let mut idle = pin!(idle(self.ctx.settings.idle, &streams, &accepted));

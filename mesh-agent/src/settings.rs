@@ -10,8 +10,8 @@ use std::time::Duration;
 /// Memory a stalled reader can make the agent hold, with the defaults:
 /// * per stream and direction: `stream_window` (received, not yet forwarded) + `send_buffer` (forwarded, not yet
 ///   written) = 256 KiB + 128 KiB;
-/// * per HTTP/2 connection: `connection_window` received, whatever the number of streams = 8 MiB, and 64 KiB gathered
-///   for one write;
+/// * per HTTP/2 connection: `connection_window` received, whatever the number of streams = 8 MiB, 64 KiB gathered for
+///   one write and 64 KiB of one read that are not taken yet;
 /// * in total: `stalled_bytes` = 256 MiB, after which new requests are refused, and at one and a half times of which
 ///   stalled streams are reset.
 #[derive(Clone, Debug, Serialize)]

@@ -40,8 +40,8 @@ pub enum Body {
 #[derive(Debug)]
 pub enum Chunk {
     Data(Bytes),
-    /// Always the last chunk.
-    Trailers(HeaderMap),
+    /// Always the last chunk. Boxed: a chunk is handed through four layers per message of a stream.
+    Trailers(Box<HeaderMap>),
 }
 
 impl Body {
@@ -124,7 +124,7 @@ impl http_body::Body for Body {
                     self.release(bytes.len());
                     Frame::data(bytes)
                 }
-                Chunk::Trailers(trailers) => Frame::trailers(trailers),
+                Chunk::Trailers(trailers) => Frame::trailers(*trailers),
             }))
         })
     }

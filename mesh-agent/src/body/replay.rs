@@ -20,7 +20,7 @@ pub struct Replay {
     kept_bytes: usize,
     limit: usize,
     keeping: bool,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
     /// Bytes released by the current receiver, and by any receiver so far (flow control is fed once only).
     released: usize,
     released_ever: usize,

@@ -46,7 +46,7 @@ impl RecvBody {
                     Ok(data) if data.is_empty() => continue,
                     Ok(data) => Some(Ok(Chunk::Data(data))),
                     Err(frame) => match frame.into_trailers() {
-                        Ok(trailers) => Some(Ok(Chunk::Trailers(trailers))),
+                        Ok(trailers) => Some(Ok(Chunk::Trailers(Box::new(trailers)))),
                         Err(_) => continue,
                     },
                 },

@@ -62,7 +62,7 @@ impl RecvBody {
             }
         }
         match ready!(self.stream.poll_trailers(cx)) {
-            Ok(Some(trailers)) => Poll::Ready(Some(Ok(Chunk::Trailers(trailers)))),
+            Ok(Some(trailers)) => Poll::Ready(Some(Ok(Chunk::Trailers(Box::new(trailers))))),
             Ok(None) => Poll::Ready(None),
             Err(error) if error.reason() == Some(Reason::NO_ERROR) && error.is_reset() => Poll::Ready(None),
             Err(error) => Poll::Ready(Some(Err(upstream_error(&error)))),

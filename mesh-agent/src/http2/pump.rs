@@ -35,7 +35,7 @@ pub(super) struct Pump {
     sink: SendStream<Bytes>,
     /// Taken from the source, not yet taken by the sink's window.
     pending: Bytes,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
     source_done: bool,
     /// END_STREAM was sent.
     ended: bool,
@@ -188,7 +188,7 @@ impl Pump {
     /// Trailers, or the empty DATA frame with END_STREAM where the last data did not carry it.
     fn finish(&mut self) -> Result<(), PumpError> {
         let result = match self.trailers.take() {
-            Some(trailers) => self.sink.send_trailers(trailers),
+            Some(trailers) => self.sink.send_trailers(*trailers),
             None if self.ended => Ok(()),
             None => self.sink.send_data(Bytes::new(), true),
         };
@@ -202,7 +202,7 @@ impl Drop for Pump {
     }
 }
 
-fn into_trailers(chunk: Chunk) -> Option<HeaderMap> {
+fn into_trailers(chunk: Chunk) -> Option<Box<HeaderMap>> {
     match chunk {
         Chunk::Trailers(trailers) => Some(trailers),
         Chunk::Data(_) => None,
