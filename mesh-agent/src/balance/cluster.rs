@@ -1,15 +1,23 @@
 //! One port's or subset's endpoints under one policy, as a client sees them.
 
-use super::policy::{Candidates, Policy};
+use super::levels::{Level, View};
+use super::locality::{Outlook, Rank};
+use super::outlier::Detector;
+use super::policy::{Candidates, Dice, Policy};
+use super::tables::Tables;
 use super::{ActiveRequest, EndpointState, Registry};
 use crate::addr::EndpointAddr;
-use crate::snapshot::policy::{Balancer, HashTable, TrafficPolicy};
-use crate::snapshot::{ClusterKey, EndpointHealth, EndpointSet, LbPolicy, TrafficDistribution, Workload, is_subset};
+use crate::snapshot::policy::{Balancer, TrafficPolicy};
+use crate::snapshot::{
+    ClusterKey, Endpoint, EndpointHealth, EndpointSet, LbPolicy, TrafficDistribution, Workload, is_subset,
+};
 use crate::time::Nanos;
+use arc_swap::ArcSwapOption;
 use fastrand::Rng;
+use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// What a cluster is made of. Equal specs are one cluster: `Registry::cluster`.
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +44,20 @@ pub struct Cluster {
     set: Arc<EndpointSet>,
     labels: Option<BTreeMap<Arc<str>, Arc<str>>>,
     policy: Arc<TrafficPolicy>,
+    outlook: Outlook,
     choice: Policy,
-    /// Ready endpoints, or the draining ones where none is ready (KEP-1669).
-    candidates: Candidates,
+    /// Ready endpoints, or the draining ones where none is ready (KEP-1669), in order of priority.
+    levels: Vec<Arc<Level>>,
+    /// With nothing ejected.
+    whole: View,
+    /// As of the last ejection or return.
+    current: ArcSwapOption<View>,
+    detector: Option<Arc<Detector>>,
+    tables: Option<Tables>,
     /// Position of round robin, shared by all workers so that shares are exact whoever serves.
     cursor: Arc<AtomicUsize>,
+    /// Endpoints that no set lists: `Balancer::Passthrough`.
+    strangers: Mutex<FxHashMap<EndpointAddr, Weak<EndpointState>>>,
 }
 
 /// What one attempt wants.
@@ -81,6 +98,7 @@ pub struct Chosen {
     pub state: Arc<EndpointState>,
     /// 0: the closest.
     pub priority: u8,
+    detector: Option<Arc<Detector>>,
 }
 
 impl Chosen {
@@ -90,7 +108,7 @@ impl Chosen {
 
     /// Counts an attempt as in flight until the guard is dropped.
     pub fn start(&self, now: Nanos) -> ActiveRequest {
-        self.state.start(now)
+        self.state.start(self.detector.clone(), now)
     }
 }
 
@@ -106,27 +124,36 @@ pub enum NoEndpoint {
 impl Cluster {
     /// Only `Registry::cluster` and tests call it.
     pub(super) fn new(spec: &Spec<'_>, registry: &Registry, now: Nanos) -> Self {
-        let member = |labels: &BTreeMap<_, _>, workload: Option<&Arc<Workload>>| {
-            labels.is_empty() || workload.is_some_and(|workload| is_subset(labels, &workload.labels))
+        let outlook = Outlook::of(spec);
+        let members = usable(spec);
+        let level = |rank: &Rank<'_>| {
+            let states = rank.members.iter().map(|e| registry.endpoint(spec.key, e.addr, now)).collect();
+            let weights = rank.members.iter().map(|e| e.weight).collect();
+            Arc::new(Level { priority: rank.priority, weight: rank.weight, hosts: Candidates::new(states, weights) })
         };
-        let of = |health: EndpointHealth| -> Vec<_> {
-            let all = spec.endpoints.endpoints.iter().filter(|e| e.health == health);
-            all.filter(|e| spec.labels.is_none_or(|labels| member(labels, e.workload.as_ref()))).collect()
+        let levels: Vec<_> = outlook.ranks(spec.policy.locality.as_deref(), &members).iter().map(level).collect();
+        let detector = spec.policy.outlier.as_ref().map(|settings| {
+            let hosts = levels.iter().flat_map(|level| level.hosts.states.iter().cloned()).collect();
+            Arc::new(Detector::new(Arc::clone(settings), registry.rounds(spec.key, now), hosts))
+        });
+        let tables = match &spec.policy.balancer {
+            Balancer::ConsistentHash(hash) => Some(Tables::new(hash.table, &levels)),
+            _ => None,
         };
-        let mut usable = of(EndpointHealth::Ready);
-        if usable.is_empty() {
-            usable = of(EndpointHealth::Draining);
-        }
-        let states = usable.iter().map(|e| registry.endpoint(spec.key, e.addr, now)).collect();
-        let weights = usable.iter().map(|e| e.weight).collect();
         Self {
             key: spec.key.clone(),
             set: Arc::clone(spec.endpoints),
             labels: spec.labels.cloned(),
             policy: Arc::clone(spec.policy),
-            choice: choice(spec),
-            candidates: Candidates::new(states, weights),
+            outlook,
+            choice: Policy::of(&spec.policy.balancer, spec.lb),
+            whole: View::whole(&levels),
+            current: ArcSwapOption::empty(),
+            levels,
+            detector,
+            tables,
             cursor: registry.cursor(spec.key),
+            strangers: Mutex::default(),
         }
     }
 
@@ -138,249 +165,170 @@ impl Cluster {
         &self.policy
     }
 
+    /// How endpoints are chosen.
+    pub fn choice(&self) -> Policy {
+        self.choice
+    }
+
+    /// Every endpoint that may ever be chosen, with its priority, closest first.
+    pub fn endpoints(&self) -> impl Iterator<Item = (u8, &Arc<EndpointState>)> {
+        self.levels.iter().flat_map(|level| level.hosts.states.iter().map(|state| (level.priority, state)))
+    }
+
     /// Whether the cluster is what the spec describes. Cheap: for once per request and snapshot.
     pub fn is_of(&self, spec: &Spec<'_>) -> bool {
         Arc::ptr_eq(&self.set, spec.endpoints)
-            && self.choice == choice(spec)
+            && self.choice == Policy::of(&spec.policy.balancer, spec.lb)
             && (Arc::ptr_eq(&self.policy, spec.policy) || self.policy == *spec.policy)
             && self.labels.as_ref() == spec.labels
             && self.key == *spec.key
+            && self.outlook == Outlook::of(spec)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.candidates.len() == 0
+        self.levels.is_empty()
     }
 
     /// The endpoint for one attempt.
     ///
     /// Never one in `tried` while there is another; an endpoint whose connections fail is passed over while there is
-    /// one that works.
+    /// one that works, be it a farther one.
     ///
     /// # Errors
     /// There is no endpoint, or none that is not ejected.
     pub fn pick(&self, ask: &Ask<'_>, rng: &mut Rng) -> Result<Chosen, NoEndpoint> {
-        let cursor = match self.choice {
-            // A second attempt takes no turn: with two endpoints each call would begin at the same one.
-            Policy::RoundRobin if ask.tried.is_empty() => self.cursor.fetch_add(1, Relaxed),
-            Policy::RoundRobin => self.cursor.load(Relaxed),
-            _ => 0,
-        };
-        let preferred = self.candidates.choose(self.choice, cursor, ask.now, rng).ok_or(NoEndpoint::Empty)?;
+        if let (Policy::Passthrough, Some(addr)) = (self.choice, ask.original) {
+            return Ok(self.chosen(&self.stranger(addr, ask.now), 0));
+        }
+        if self.is_empty() {
+            return Err(NoEndpoint::Empty);
+        }
         let untried = |state: &EndpointState| !ask.tried.contains(&state.addr);
-        let index = self.first_good(preferred, |state| untried(state) && !state.is_avoided(ask.now));
-        let index = index.or_else(|| self.first_good(preferred, untried)).unwrap_or(preferred);
-        let state = self.candidates.states.get(index).ok_or(NoEndpoint::Empty)?;
-        Ok(Chosen { state: Arc::clone(state), priority: 0 })
+        let good = |state: &EndpointState| untried(state) && !state.is_avoided(ask.now);
+        self.with_view(ask.now, |view| {
+            let hash = self.tables.as_ref().map(|tables| (tables, ask.hash.unwrap_or_else(|| rng.u64(..))));
+            let ticket = |n| hash.as_ref().map_or_else(|| rng.u64(..n), |(_, hash)| hash % n);
+            let level = view.level(ask.exclude, ticket).ok_or(NoEndpoint::Ejected)?;
+            let found = match hash {
+                Some((tables, hash)) => {
+                    let panic = view.panic.get(level).copied().unwrap_or(false);
+                    let may = |state: &EndpointState| (panic || !state.is_ejected()) && good(state);
+                    tables.find(&self.levels, level, hash, may).map(|state| (level, state))
+                }
+                None => None,
+            };
+            let (level, state) = match found {
+                Some(found) => found,
+                None => {
+                    let preferred = self.preferred(view, level, ask, rng).ok_or(NoEndpoint::Ejected)?;
+                    let found = view.search(level, preferred, good).or_else(|| view.search(level, preferred, untried));
+                    found.or_else(|| view.search(level, preferred, |_| true)).ok_or(NoEndpoint::Ejected)?
+                }
+            };
+            Ok(self.chosen(state, self.levels.get(level).map_or(0, |level| level.priority)))
+        })
     }
 
     /// Whether another endpoint than `chosen`, not in `tried` and not passed over, could be asked.
     pub fn has_other(&self, chosen: EndpointAddr, tried: &[EndpointAddr], now: Nanos) -> bool {
         let other = |state: &EndpointState| state.addr != chosen && !tried.contains(&state.addr);
-        self.candidates.states.iter().any(|state| other(state) && !state.is_avoided(now))
+        self.endpoints().any(|(_, state)| other(state) && !state.is_avoided(now) && !state.is_ejected())
     }
 
-    /// `preferred`, else the next one round the circle that is good.
-    fn first_good(&self, preferred: usize, good: impl Fn(&EndpointState) -> bool) -> Option<usize> {
-        let count = self.candidates.len();
-        (0..count)
-            .map(|step| (preferred + step) % count)
-            .find(|index| self.candidates.states.get(*index).is_some_and(|state| good(state)))
+    fn preferred(&self, view: &View, level: usize, ask: &Ask<'_>, rng: &mut Rng) -> Option<usize> {
+        // A second attempt takes no turn: with two endpoints each call would begin at the same one.
+        let turn = || {
+            if ask.tried.is_empty() { self.cursor.fetch_add(1, Relaxed) } else { self.cursor.load(Relaxed) }
+        };
+        let warmup = self.policy.warmup.as_ref().filter(|_| self.choice.warms());
+        let dice = Dice { policy: self.choice, turn: &turn, warmup, now: ask.now };
+        view.levels.get(level)?.hosts.choose(&dice, rng)
+    }
+
+    fn chosen(&self, state: &Arc<EndpointState>, priority: u8) -> Chosen {
+        Chosen { state: Arc::clone(state), priority, detector: self.detector.clone() }
+    }
+
+    /// Makes up for outlier detection's rounds that are due.
+    pub(super) fn tick(&self, now: Nanos) {
+        if let Some(detector) = &self.detector {
+            detector.tick(now);
+        }
+    }
+
+    /// What may be chosen now. Made anew by the first who asks after an ejection or a return.
+    fn with_view<R>(&self, now: Nanos, read: impl FnOnce(&View) -> R) -> R {
+        let Some(detector) = &self.detector else { return read(&self.whole) };
+        detector.tick(now);
+        // Read before the states: a view is never newer than it says.
+        let version = detector.version();
+        if version == 0 {
+            return read(&self.whole);
+        }
+        match &*self.current.load() {
+            Some(view) if view.version == version => read(view),
+            _ => {
+                let threshold = self.policy.outlier.as_ref().map_or(0, |outlier| outlier.min_health_percent);
+                let view = Arc::new(View::new(&self.levels, threshold, version));
+                self.current.store(Some(Arc::clone(&view)));
+                read(&view)
+            }
+        }
+    }
+
+    fn stranger(&self, addr: EndpointAddr, now: Nanos) -> Arc<EndpointState> {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = strangers.get(&addr).and_then(Weak::upgrade) {
+            return state;
+        }
+        if strangers.len() >= strangers.capacity() {
+            strangers.retain(|_, state| state.strong_count() > 0);
+        }
+        let state = Arc::new(EndpointState::new(self.key.clone(), addr, now));
+        strangers.insert(addr, Arc::downgrade(&state));
+        state
+    }
+
+    /// Where the tables take long to make, they are made beside the path, and those of `former` serve meanwhile.
+    pub(super) fn prepare(self: &Arc<Self>, former: Option<Arc<Self>>) {
+        let Some(tables) = &self.tables else { return };
+        if tables.are_cheap() {
+            return tables.fill(&self.levels);
+        }
+        tables.borrow_from(former.filter(|former| former.tables.as_ref().is_some_and(Tables::are_ready)));
+        let own = Arc::clone(self);
+        let beside = std::thread::Builder::new().name("hash-table".into());
+        let made = beside.spawn(move || own.tables.iter().for_each(|tables| tables.fill(&own.levels)));
+        if made.is_err() {
+            tables.fill(&self.levels);
+        }
+    }
+
+    /// Whether it chooses by the same rules for the same client: only the endpoints may differ.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        self.outlook == other.outlook && self.policy.balancer == other.policy.balancer
+    }
+
+    /// What its tables would choose, for the cluster that follows it.
+    pub(super) fn by_table(&self, hash: u64) -> Option<EndpointAddr> {
+        let tables = self.tables.as_ref()?;
+        Some(tables.find(&self.levels, 0, hash, |_| true)?.addr)
     }
 }
 
-fn choice(spec: &Spec<'_>) -> Policy {
-    match &spec.policy.balancer {
-        Balancer::Default => spec.lb.into(),
-        Balancer::RoundRobin => Policy::RoundRobin,
-        Balancer::LeastRequest => Policy::LeastRequest,
-        Balancer::Random => Policy::Random,
-        Balancer::PeakEwma => Policy::PeakEwma,
-        Balancer::Passthrough => Policy::Passthrough,
-        Balancer::ConsistentHash(hash) => match hash.table {
-            HashTable::Ring { .. } => Policy::RingHash,
-            HashTable::Maglev { .. } => Policy::Maglev,
-        },
-    }
+/// Ready endpoints of the subset, or the draining ones where none is ready.
+fn usable<'a>(spec: &Spec<'a>) -> Vec<&'a Endpoint> {
+    let member = |labels: &BTreeMap<_, _>, workload: Option<&Arc<Workload>>| {
+        labels.is_empty() || workload.is_some_and(|workload| is_subset(labels, &workload.labels))
+    };
+    let of = |health: EndpointHealth| -> Vec<_> {
+        let all = spec.endpoints.endpoints.iter().filter(|e| e.health == health);
+        all.filter(|e| spec.labels.is_none_or(|labels| member(labels, e.workload.as_ref()))).collect()
+    };
+    let ready = of(EndpointHealth::Ready);
+    if ready.is_empty() { of(EndpointHealth::Draining) } else { ready }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::snapshot::{Endpoint, Locality, PortKey, ServiceName};
-    use fastrand::Rng;
-    use proptest::prelude::*;
-    use std::collections::HashMap;
-
-    fn key() -> PortKey {
-        PortKey::new(ServiceName::new("default", "reviews"), 80)
-    }
-
-    fn endpoint(last: u8, weight: u32, health: EndpointHealth) -> Endpoint {
-        Endpoint {
-            addr: EndpointAddr::new(([10, 0, 0, last], 80).into()),
-            weight,
-            health,
-            workload: None,
-            locality: Locality::default(),
-        }
-    }
-
-    fn balancer(policy: Policy) -> Balancer {
-        match policy {
-            Policy::RoundRobin => Balancer::RoundRobin,
-            Policy::LeastRequest => Balancer::LeastRequest,
-            Policy::PeakEwma => Balancer::PeakEwma,
-            Policy::Random => Balancer::Random,
-            Policy::RingHash | Policy::Maglev | Policy::Passthrough => unreachable!("not under test"),
-        }
-    }
-
-    fn of(set: &Arc<EndpointSet>, policy: Policy, registry: &Registry) -> Cluster {
-        let policy = Arc::new(TrafficPolicy { balancer: balancer(policy), ..TrafficPolicy::default() });
-        let key = ClusterKey::from(key());
-        let lb = LbPolicy::Default;
-        let spec =
-            Spec { key: &key, endpoints: set, labels: None, policy: &policy, lb, distribution: None, client: None };
-        Cluster::new(&spec, registry, Nanos(0))
-    }
-
-    fn picker(endpoints: Vec<Endpoint>, policy: Policy) -> Cluster {
-        of(&Arc::new(EndpointSet { endpoints }), policy, &Registry::default())
-    }
-
-    fn ask(tried: &[EndpointAddr]) -> Ask<'_> {
-        Ask { tried, now: Nanos(1), ..Ask::default() }
-    }
-
-    fn shares(picker: &Cluster, picks: usize) -> HashMap<u8, usize> {
-        let mut rng = Rng::with_seed(7);
-        let mut shares = HashMap::new();
-        for _ in 0..picks {
-            let chosen = picker.pick(&ask(&[]), &mut rng).expect("there are endpoints");
-            let std::net::IpAddr::V4(ip) = chosen.addr().ip() else { panic!("an IPv4 endpoint") };
-            *shares.entry(ip.octets()[3]).or_default() += 1;
-        }
-        shares
-    }
-
-    const ALL: [Policy; 4] = [Policy::RoundRobin, Policy::LeastRequest, Policy::PeakEwma, Policy::Random];
-
-    #[test]
-    fn round_robin_is_exact() {
-        let picker = picker((1..=3).map(|i| endpoint(i, 1, EndpointHealth::Ready)).collect(), Policy::RoundRobin);
-        let shares = shares(&picker, 100);
-        assert!(shares.values().all(|n| (33..=34).contains(n)), "{shares:?}");
-    }
-
-    #[test]
-    fn weights_are_followed() {
-        for policy in [Policy::RoundRobin, Policy::Random] {
-            let picker =
-                picker(vec![endpoint(1, 1, EndpointHealth::Ready), endpoint(2, 3, EndpointHealth::Ready)], policy);
-            let heavy = shares(&picker, 4000)[&2];
-            assert!((2850..=3150).contains(&heavy), "{policy:?}: {heavy}");
-        }
-    }
-
-    #[test]
-    fn least_request_shares_follow_weights_under_load() {
-        let picker = picker(
-            vec![endpoint(1, 1, EndpointHealth::Ready), endpoint(2, 3, EndpointHealth::Ready)],
-            Policy::LeastRequest,
-        );
-        let mut rng = Rng::with_seed(3);
-        // Requests that never end: the number in flight is the share.
-        let held: Vec<_> = (0..400).map(|_| picker.pick(&ask(&[]), &mut rng).map(|c| c.start(Nanos(1)))).collect();
-        let heavy = held.iter().flatten().filter(|r| r.state().addr.ip().to_string() == "10.0.0.2").count();
-        assert!((290..=310).contains(&heavy), "{heavy}");
-    }
-
-    #[test]
-    fn a_busy_or_slow_endpoint_gets_less() {
-        for policy in [Policy::LeastRequest, Policy::PeakEwma] {
-            let picker = picker((1..=2).map(|i| endpoint(i, 1, EndpointHealth::Ready)).collect(), policy);
-            let slow = &picker.candidates.states[0];
-            slow.observe(std::time::Duration::from_secs(1), Nanos(1));
-            let _busy: Vec<_> = (0..9).map(|_| slow.start(Nanos(1))).collect();
-            assert_eq!(shares(&picker, 100).get(&1), None, "{policy:?}");
-        }
-    }
-
-    #[test]
-    fn a_failing_endpoint_is_passed_over_while_another_works() {
-        for policy in ALL {
-            let picker = picker((1..=2).map(|i| endpoint(i, 1, EndpointHealth::Ready)).collect(), policy);
-            picker.candidates.states[0].connect_failed(Nanos(1));
-            assert_eq!(shares(&picker, 50).get(&1), None, "{policy:?}");
-            picker.candidates.states[1].connect_failed(Nanos(1));
-            assert_eq!(shares(&picker, 50).len(), 2, "{policy:?}: with none left all are tried");
-        }
-    }
-
-    #[test]
-    fn draining_endpoints_serve_only_alone() {
-        let ready = picker(
-            vec![endpoint(1, 1, EndpointHealth::Draining), endpoint(2, 1, EndpointHealth::Ready)],
-            Policy::RoundRobin,
-        );
-        assert_eq!(shares(&ready, 10).len(), 1);
-        let alone = picker(
-            vec![endpoint(1, 1, EndpointHealth::Draining), endpoint(2, 1, EndpointHealth::NotReady)],
-            Policy::RoundRobin,
-        );
-        assert_eq!(shares(&alone, 10)[&1], 10);
-        assert!(picker(vec![endpoint(2, 1, EndpointHealth::NotReady)], Policy::Random).is_empty());
-    }
-
-    #[test]
-    fn state_survives_a_new_set() {
-        let registry = Registry::default();
-        let set = |n: u8| {
-            Arc::new(EndpointSet { endpoints: (1..=n).map(|i| endpoint(i, 1, EndpointHealth::Ready)).collect() })
-        };
-        let before = of(&set(2), Policy::Random, &registry);
-        before.candidates.states[1].connect_failed(Nanos(1));
-        let after = of(&set(5), Policy::Random, &registry);
-        assert_eq!(after.candidates.states[1].failures(), 1);
-    }
-
-    fn any_health() -> impl Strategy<Value = EndpointHealth> {
-        prop_oneof![Just(EndpointHealth::Ready), Just(EndpointHealth::Draining), Just(EndpointHealth::NotReady)]
-    }
-
-    proptest! {
-        #[test]
-        fn chosen_is_usable_and_untried(
-            endpoints in proptest::collection::vec((1_u32..2000, any_health()), 0..12),
-            policy in proptest::sample::select(&ALL[..]),
-            tried in proptest::collection::vec(0_u8..12, 0..6),
-            failing in proptest::collection::vec(0_usize..12, 0..6),
-            seed: u64,
-        ) {
-            let endpoints: Vec<_> = endpoints.iter().zip(0_u8..).map(|((w, h), i)| endpoint(i, *w, *h)).collect();
-            let tried: Vec<_> = tried.iter().map(|i| EndpointAddr::new(([10, 0, 0, *i], 80).into())).collect();
-            let usable: Vec<_> = {
-                let of = |health| endpoints.iter().filter(|e| e.health == health).map(|e| e.addr).collect::<Vec<_>>();
-                let ready = of(EndpointHealth::Ready);
-                if ready.is_empty() { of(EndpointHealth::Draining) } else { ready }
-            };
-            let picker = picker(endpoints, policy);
-            for index in failing {
-                if let Some(state) = picker.candidates.states.get(index) {
-                    state.connect_failed(Nanos(1));
-                }
-            }
-            let mut rng = Rng::with_seed(seed);
-            for _ in 0..20 {
-                match picker.pick(&ask(&tried), &mut rng) {
-                    Err(_) => prop_assert!(usable.is_empty()),
-                    Ok(chosen) => {
-                        prop_assert!(usable.contains(&chosen.addr()));
-                        let untried = usable.iter().any(|addr| !tried.contains(addr));
-                        prop_assert!(!untried || !tried.contains(&chosen.addr()));
-                    }
-                }
-            }
-        }
-    }
-}
+#[path = "tests/cluster.rs"]
+mod tests;

@@ -8,9 +8,14 @@
 
 mod affinity;
 mod cluster;
+mod levels;
+mod locality;
+mod outlier;
 mod policy;
 mod registry;
 mod state;
+mod table;
+mod tables;
 
 pub use affinity::{Affinity, RequestFacts, affinity};
 pub use cluster::{Ask, Chosen, Cluster, NoEndpoint, Priorities, Spec};

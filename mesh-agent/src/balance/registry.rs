@@ -1,5 +1,6 @@
 //! Where run-time state outlives clusters and snapshots.
 
+use super::outlier::Rounds;
 use super::{Cluster, EndpointState, Spec};
 use crate::addr::EndpointAddr;
 use crate::snapshot::ClusterKey;
@@ -21,6 +22,7 @@ struct Shared {
     /// One for each policy and point of view.
     clusters: Vec<Weak<Cluster>>,
     cursor: Weak<AtomicUsize>,
+    rounds: Weak<Rounds>,
     endpoints: FxHashMap<EndpointAddr, Weak<EndpointState>>,
 }
 
@@ -38,25 +40,38 @@ pub struct EndpointRow {
     pub failures: u32,
     /// For how much longer the endpoint is passed over, milliseconds; 0 where it is not.
     pub avoided_ms: u64,
+    /// Left out by outlier detection.
+    pub ejected: bool,
+    /// Until the ejection may end, milliseconds: it does at the next round then.
+    pub ejected_ms: u64,
+    /// Ejections so far.
+    pub ejections: u32,
 }
 
 impl Registry {
     /// The cluster of a spec: the one that exists, if one does.
     pub fn cluster(&self, spec: &Spec<'_>, now: Nanos) -> Arc<Cluster> {
-        let found = {
+        let of_key = || -> Vec<_> {
             let clusters = self.lock();
-            let same = clusters.get(spec.key).map(|shared| shared.clusters.iter().filter_map(Weak::upgrade));
-            same.into_iter().flatten().find(|cluster| cluster.is_of(spec))
+            clusters.get(spec.key).map_or(Vec::new(), |s| s.clusters.iter().filter_map(Weak::upgrade).collect())
         };
-        // Two workers may make one each at the same time: they share all state, and either one will do.
-        found.unwrap_or_else(|| {
-            let cluster = Arc::new(Cluster::new(spec, self, now));
+        let former = of_key();
+        if let Some(found) = former.iter().find(|cluster| cluster.is_of(spec)) {
+            return Arc::clone(found);
+        }
+        let cluster = Arc::new(Cluster::new(spec, self, now));
+        // Another worker may have made it meanwhile: its tables are further on.
+        if let Some(found) = of_key().into_iter().find(|cluster| cluster.is_of(spec)) {
+            return found;
+        }
+        {
             let mut clusters = self.lock();
             let shared = clusters.entry(spec.key.clone()).or_default();
             shared.clusters.retain(|cluster| cluster.strong_count() > 0);
             shared.clusters.push(Arc::downgrade(&cluster));
-            cluster
-        })
+        }
+        cluster.prepare(former.into_iter().rev().find(|former| former.is_alike(&cluster)));
+        cluster
     }
 
     /// The state of an endpoint; made new where no cluster holds it.
@@ -84,6 +99,17 @@ impl Registry {
         })
     }
 
+    /// Outlier detection's rounds. Called once for each cluster made.
+    pub(super) fn rounds(&self, key: &ClusterKey, now: Nanos) -> Arc<Rounds> {
+        let mut clusters = self.lock();
+        let shared = clusters.entry(key.clone()).or_default();
+        shared.rounds.upgrade().unwrap_or_else(|| {
+            let rounds = Arc::new(Rounds::new(now));
+            shared.rounds = Arc::downgrade(&rounds);
+            rounds
+        })
+    }
+
     /// Every endpoint in use, by service and address.
     pub fn rows(&self, now: Nanos) -> Vec<EndpointRow> {
         let mut clusters = self.lock();
@@ -93,7 +119,9 @@ impl Registry {
         });
         let mut states: Vec<_> =
             clusters.values().flat_map(|shared| shared.endpoints.values().filter_map(Weak::upgrade)).collect();
+        let watched: Vec<_> = clusters.values().flat_map(|s| s.clusters.iter().filter_map(Weak::upgrade)).collect();
         drop(clusters);
+        watched.iter().for_each(|cluster| cluster.tick(now));
         states.sort_by(|a, b| (&a.key, a.addr).cmp(&(&b.key, b.addr)));
         states
             .iter()
@@ -104,6 +132,9 @@ impl Registry {
                 ewma_ms: state.ewma().as_secs_f64() * 1e3,
                 failures: state.failures(),
                 avoided_ms: millis(state.avoid_until().since(now)),
+                ejected: state.is_ejected(),
+                ejected_ms: state.monitor.until().map_or(0, |until| millis(until.since(now))),
+                ejections: state.monitor.ejections(),
             })
             .collect()
     }

@@ -1,5 +1,6 @@
 //! What is learnt about one endpoint while the agent runs.
 
+use super::outlier::{Detector, Monitor};
 use crate::addr::EndpointAddr;
 use crate::snapshot::ClusterKey;
 use crate::time::Nanos;
@@ -29,6 +30,7 @@ pub struct EndpointState {
     /// Connect failures since the last success.
     failures: AtomicU32,
     avoid_until: AtomicU64,
+    pub(super) monitor: Monitor,
 }
 
 impl EndpointState {
@@ -42,6 +44,7 @@ impl EndpointState {
             ewma_at: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             avoid_until: AtomicU64::new(0),
+            monitor: Monitor::default(),
         }
     }
 
@@ -69,19 +72,25 @@ impl EndpointState {
         self.avoid_until() > now
     }
 
-    /// Expected cost of one more request: average latency × (requests in flight + 1), Finagle's peak EWMA.
+    /// Left out by outlier detection.
+    pub fn is_ejected(&self) -> bool {
+        self.monitor.is_ejected()
+    }
+
+    /// Expected cost of one more request: average latency × (requests in flight × `scale` + 1), Finagle's peak EWMA.
+    /// `scale`: the mean weight ÷ the endpoint's own.
     ///
     /// An idle endpoint's average decays towards zero, so that one slow answer does not banish it for ever.
-    pub fn peak_ewma_cost(&self, now: Nanos) -> f64 {
+    pub(super) fn peak_ewma_cost(&self, scale: f64, now: Nanos) -> f64 {
         let idle = now.since(Nanos(self.ewma_at.load(Relaxed)));
         let decayed = f64::from_bits(self.ewma.load(Relaxed)) * (-as_f64(idle) / as_f64(DECAY)).exp();
-        decayed.max(1.0) * (f64::from(self.active()) + 1.0)
+        decayed.max(1.0) * (f64::from(self.active()) * scale + 1.0)
     }
 
     /// Counts a request in flight until the guard is dropped.
-    pub(super) fn start(self: &Arc<Self>, now: Nanos) -> ActiveRequest {
+    pub(super) fn start(self: &Arc<Self>, detector: Option<Arc<Detector>>, now: Nanos) -> ActiveRequest {
         self.active.fetch_add(1, Relaxed);
-        ActiveRequest { state: Arc::clone(self), started: now }
+        ActiveRequest { state: Arc::clone(self), detector, started: now }
     }
 
     /// A response time. A sample above the average replaces it at once (the "peak"), one below moves it by
@@ -129,6 +138,7 @@ impl EndpointState {
 #[derive(Debug)]
 pub struct ActiveRequest {
     state: Arc<EndpointState>,
+    detector: Option<Arc<Detector>>,
     started: Nanos,
 }
 
@@ -160,11 +170,16 @@ impl ActiveRequest {
         match ended {
             Ended::Connected => self.state.connected(),
             // A fast failure must not make an endpoint look good.
-            Ended::Response { status: 500.., .. } | Ended::Response { grpc_status: Some(1..), .. } => {}
+            Ended::Response { status: 500.., .. } | Ended::Response { grpc_status: Some(1..), .. } => {
+                self.state.connected();
+            }
             // What a stream does after its head says nothing about its speed.
             Ended::Response { .. } => self.state.observe(now.since(self.started), now),
             Ended::ConnectFailure => self.state.connect_failed(now),
             Ended::Reset | Ended::Timeout => {}
+        }
+        if let Some(detector) = &self.detector {
+            detector.report(&self.state, ended, now);
         }
     }
 }
@@ -225,7 +240,7 @@ mod tests {
     #[test]
     fn active_requests_are_counted_by_guards() {
         let state = state();
-        let (a, b) = (state.start(Nanos(1)), state.start(Nanos(1)));
+        let (a, b) = (state.start(None, Nanos(1)), state.start(None, Nanos(1)));
         assert_eq!(state.active(), 2);
         drop((a, b));
         assert_eq!(state.active(), 0);
