@@ -158,7 +158,7 @@ impl Connection {
         let (upload, rest) = if body.is_end() {
             (None, Some(std::mem::take(&mut body)))
         } else {
-            (Some(Upload { pump: Pump::new(sink, Arc::clone(&self.ledger)), source: body }), None)
+            (Some(Upload { pump: Pump::unopened(sink, Arc::clone(&self.ledger)), source: body }), None)
         };
         Ok(Call { response, upload, rest, slot })
     }
@@ -273,8 +273,79 @@ async fn keep_alive(mut pings: PingPong, every: std::time::Duration, timeout: st
 
 #[cfg(test)]
 mod tests {
-    use super::jittered;
+    use super::*;
     use std::time::Duration;
+    use tokio::io::{DuplexStream, ReadBuf};
+    use tokio::task::{LocalSet, spawn_local};
+
+    /// Counts writes; the rest is the duplex's.
+    struct Counted {
+        io: DuplexStream,
+        writes: Rc<Cell<usize>>,
+    }
+
+    impl AsyncRead for Counted {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.io).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Counted {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+            self.writes.set(self.writes.get() + 1);
+            Pin::new(&mut self.io).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.io).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.io).poll_shutdown(cx)
+        }
+    }
+
+    /// Reads each request to its end and answers with a head only.
+    async fn endpoint(io: DuplexStream) {
+        let mut connection = h2::server::handshake(io).await.unwrap();
+        while let Some(call) = connection.accept().await {
+            let (request, mut respond) = call.unwrap();
+            spawn_local(async move {
+                let mut body = request.into_body();
+                while let Some(data) = body.data().await {
+                    assert_eq!(data.unwrap(), "request");
+                }
+                respond.send_response(Response::new(()), true).unwrap();
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn head_and_first_data_leave_in_one_write() {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let writes = Rc::new(Cell::new(0));
+        LocalSet::new()
+            .run_until(async {
+                spawn_local(endpoint(far));
+                let io = Counted { io: near, writes: Rc::clone(&writes) };
+                let ledger = Arc::new(Ledger::new(1 << 20));
+                let connection = connect(io, &Settings::default(), &ledger).await.unwrap();
+                // The first call meets the SETTINGS of both sides.
+                for wanted in [None, Some(1), Some(1)] {
+                    writes.set(0);
+                    let request = Request::post("http://endpoint/").body(()).unwrap();
+                    let mut call = connection.send(request, Body::Full("request".into()), None).unwrap();
+                    let response = poll_fn(|cx| call.poll_response(cx, &mut |_| {})).await.unwrap();
+                    assert_eq!(response.status(), 200);
+                    assert!(wanted.is_none_or(|wanted| wanted == writes.get()), "{} writes", writes.get());
+                }
+            })
+            .await;
+    }
 
     #[test]
     fn ages_differ_by_a_tenth_either_way() {

@@ -42,6 +42,8 @@ pub(super) struct Pump {
     /// Where small frames are gathered; its memory is used again once they are written.
     gather: BytesMut,
     stall: Option<Box<Stall>>,
+    /// The stream's HEADERS may still wait in `h2`, which gives no capacity before they are written.
+    unopened: bool,
     ledger: Arc<Ledger>,
 }
 
@@ -61,8 +63,17 @@ impl Pump {
             ended: false,
             gather: BytesMut::new(),
             stall: None,
+            unopened: false,
             ledger,
         }
+    }
+
+    /// For a stream whose HEADERS were handed over a moment ago: the first data follows them without asking for
+    /// capacity, so that both leave in one write. At most one frame: `h2` holds it where a window has no room.
+    pub(super) fn unopened(sink: SendStream<Bytes>, ledger: Arc<Ledger>) -> Self {
+        let mut pump = Self::new(sink, ledger);
+        pump.unopened = true;
+        pump
     }
 
     /// Ends the stream with an RST_STREAM code.
@@ -144,6 +155,9 @@ impl Pump {
     fn poll_send(&mut self, cx: &mut Context<'_>, source: &mut Body) -> Poll<Result<(), PumpError>> {
         self.sink.reserve_capacity(self.pending.len());
         let mut capacity = self.sink.capacity();
+        if std::mem::take(&mut self.unopened) {
+            capacity = capacity.max(FRAME);
+        }
         while capacity == 0 {
             match self.sink.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(more))) => capacity = more,
