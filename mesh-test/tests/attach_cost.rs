@@ -8,6 +8,6 @@ fn flat_from_10_to_10_000_services() {
     println!("{}", connect_hook::table(&rows));
     for row in &rows {
         // A look-up that grew with the services would be hundreds of times slower; caches and a busy machine cost some.
-        assert!(row.ratio < 2.0, "{rows:?}");
+        assert!(row.same.ratio < 1.5 && row.all.ratio < 2.0, "{rows:?}");
     }
 }

@@ -3,12 +3,13 @@
 use crate::sh;
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
+use std::process::Command;
 
 #[derive(clap::Args)]
 // Everything else is mesh-bench's: one place knows the flags.
 #[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    /// Flags of `mesh-bench run`: --cell, --proxy, --workers, --rounds, --seconds, --smoke, -o table|json; or another subcommand
+    /// Flags of `mesh-bench run`: --cell, --proxy, --workers, --rounds, --seconds, --rate, --smoke, -o table|json; or another subcommand
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     flags: Vec<OsString>,
 }
@@ -16,7 +17,9 @@ pub(crate) struct Args {
 /// Builds and runs; a first word without a dash names another of mesh-bench's subcommands (`balance`, `connect-hook`).
 pub(crate) fn run(args: &Args) -> Result<()> {
     sh::build_programs()?;
-    let mut bench = std::process::Command::new(sh::programs().join("mesh-bench"));
+    // Without sudo mesh-bench says which of its cells need root.
+    let program = sh::programs().join("mesh-bench");
+    let mut bench = sh::as_root(&program).unwrap_or_else(|| Command::new(&program));
     let named = args.flags.first().is_some_and(|word| !word.to_string_lossy().starts_with('-'));
     if !named {
         bench.arg("run");

@@ -1,10 +1,9 @@
 //! `cargo xtask run`: the main job. Builds what it needs, then lets `mesh-lab` tell the story as root.
 
 use crate::sh;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 #[derive(clap::Args)]
 // Everything else is mesh-lab's: one place knows the flags.
@@ -19,16 +18,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     sh::build_programs()?;
     let lab = sh::programs().join("mesh-lab");
-    let mut command = if sh::is_root() {
-        Command::new(&lab)
-    } else if sh::find("sudo").is_some() {
-        // Asked for once: mesh-lab does everything that needs root.
-        let mut sudo = Command::new("sudo");
-        sudo.args(["--preserve-env=TERM,RUST_LOG,UNDERMESH_AGENT", "--"]).arg(&lab);
-        sudo
-    } else {
-        bail!("network namespaces, cgroups and eBPF need root, and there is no sudo: run this as root");
-    };
+    let mut command = sh::as_root(&lab)
+        .context("network namespaces, cgroups and eBPF need root, and there is no sudo: run this as root")?;
     let error = command.arg("run").args(&args.flags).exec();
     Err(error).with_context(|| format!("cannot start {}", lab.display()))
 }

@@ -24,6 +24,17 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// `program` with root's rights, asked for at most once: it does everything that needs them. `None` without sudo.
+pub(crate) fn as_root(program: &Path) -> Option<Command> {
+    if is_root() {
+        return Some(Command::new(program));
+    }
+    find("sudo")?;
+    let mut sudo = Command::new("sudo");
+    sudo.args(["--preserve-env=TERM,RUST_LOG,UNDERMESH_AGENT", "--"]).arg(program);
+    Some(sudo)
+}
+
 /// Where `--profile fast` puts the binaries.
 pub(crate) fn programs() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);

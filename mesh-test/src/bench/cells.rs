@@ -15,6 +15,10 @@ pub(super) enum Cell {
     #[value(name = "unary-50x1")]
     #[serde(rename = "unary-50x1")]
     Unary50x1,
+    /// 128 B unary calls, one at a time over one connection; latency
+    #[value(name = "unary-1x1")]
+    #[serde(rename = "unary-1x1")]
+    Unary1x1,
     /// 128 B unary calls at 30 % of what the slowest proxy managed; latency
     #[value(name = "rate-30")]
     #[serde(rename = "rate-30")]
@@ -54,12 +58,17 @@ impl Cell {
     }
 
     pub(super) fn connections(self) -> u64 {
-        if self == Self::Idle1000 { 1_000 } else { 4 }
+        match self {
+            Self::Unary50x1 | Self::Unary1x1 => 1,
+            Self::Idle1000 => 1_000,
+            _ => 4,
+        }
     }
 
     pub(super) fn metric(self) -> Metric {
         let (unit, higher_is_better) = match self {
             Self::Unary50x4 | Self::Unary50x1 | Self::Large1m => ("calls/s", true),
+            Self::Unary1x1 => ("p50 us", false),
             Self::Rate30 => ("p99 us", false),
             Self::Stream128 => ("messages/s", true),
             Self::Idle1000 => ("KiB/connection", false),
@@ -73,6 +82,7 @@ impl Cell {
         let text = match self {
             Self::Unary50x4 => "load --connections 4 --streams 50".to_owned(),
             Self::Unary50x1 => "load --connections 1 --streams 50".to_owned(),
+            Self::Unary1x1 => "load --connections 1 --streams 1".to_owned(),
             Self::Rate30 => format!("load --connections 4 --rate {rate:.0}"),
             Self::Large1m => "load --connections 4 --streams 4 --request 1048576 --reply 1048576".to_owned(),
             Self::Stream128 => "load --connections 4 --streams 8 --replies 10000".to_owned(),
@@ -86,6 +96,7 @@ impl Cell {
     /// The cell's number. `growth`: bytes of memory that the connections added.
     pub(super) fn value(self, report: &Report, growth: i64) -> f64 {
         match self {
+            Self::Unary1x1 => report.p50,
             Self::Rate30 => report.p99,
             Self::Stream128 => report.messages as f64 / report.seconds,
             Self::Idle1000 => growth as f64 / 1024.0 / self.connections() as f64,

@@ -45,6 +45,9 @@ pub(super) enum Threads {
     Stealing,
 }
 
+/// Eight streams with hyper's 2 MiB of window each, in messages of 133 bytes that count as 256: 126,144 × 123 B ≈ 15 MiB.
+const CONNECTION_WINDOW: u32 = 64 << 20;
+
 type Upstreams = Arc<Vec<SendRequest<Incoming>>>;
 
 /// Serves until killed.
@@ -124,8 +127,12 @@ async fn connect(endpoints: &[SocketAddr]) -> Result<Upstreams> {
     for endpoint in endpoints {
         let socket = TcpStream::connect(endpoint).await.with_context(|| format!("cannot connect to {endpoint}"))?;
         socket.set_nodelay(true)?;
-        let (send, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await?;
+        // hyper's connections end with ENHANCE_YOUR_CALM when more small DATA frames wait than half of this window stands
+        // for, and on a slow machine they do (h2's `data_frame_budget`, which hyper does not pass on).
+        let (send, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(TokioIo::new(socket))
+            .await?;
         tokio::spawn(connection);
         upstreams.push(send);
     }

@@ -7,6 +7,7 @@ pub mod connect_hook;
 mod engine;
 mod floor;
 mod load;
+mod node;
 mod process;
 mod proxies;
 mod report;

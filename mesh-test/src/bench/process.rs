@@ -1,7 +1,7 @@
 //! Child processes of a bench: pinned to cores, killed with their parent, their CPU time and memory read from /proc.
 
 use anyhow::{Context, Result, bail};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -20,12 +20,26 @@ pub(super) struct PinArgs {
 
 /// `mesh-bench pin --core N -- PROGRAM …`: becomes the program, pinned, and dies with whoever started it.
 pub(super) fn pin(args: &PinArgs) -> Result<()> {
-    let mut set = rustix::thread::CpuSet::new();
-    args.core.iter().for_each(|core| set.set(*core));
-    rustix::thread::sched_setaffinity(None, &set).context("sched_setaffinity")?;
+    rustix::thread::sched_setaffinity(None, &set(&args.core)).context("sched_setaffinity")?;
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let [program, rest @ ..] = args.program.as_slice() else { bail!("no program") };
     Err(Command::new(program).args(rest).exec()).with_context(|| format!("cannot start {program}"))
+}
+
+/// Confines a process that runs already, every thread of it, to `cores`.
+pub(super) fn confine(pid: u32, cores: &[usize]) -> Result<()> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let tid = task?.file_name().to_string_lossy().parse::<i32>()?;
+        let tid = rustix::process::Pid::from_raw(tid).context("no thread id")?;
+        rustix::thread::sched_setaffinity(Some(tid), &set(cores)).context("sched_setaffinity")?;
+    }
+    Ok(())
+}
+
+fn set(cores: &[usize]) -> rustix::thread::CpuSet {
+    let mut set = rustix::thread::CpuSet::new();
+    cores.iter().for_each(|core| set.set(*core));
+    set
 }
 
 /// A running child; killed and reaped when dropped.
@@ -66,7 +80,7 @@ impl Process {
             // Until the child ends; nobody reads what a proxy says on standard output.
             drop(std::io::copy(&mut sink, &mut std::io::sink()));
         });
-        let deadline = Instant::now() + Duration::from_secs(15);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
             if let Some(status) = process.child.try_wait()? {
                 bail!("{name} ended with {status}; see {}", log.join(format!("{name}.log")).display());
@@ -79,33 +93,43 @@ impl Process {
         Ok(process)
     }
 
-    /// CPU seconds of this process and its descendants so far.
-    pub(super) fn cpu(&self) -> f64 {
-        self.tree().iter().map(|pid| cpu(*pid)).sum()
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
     }
+}
 
-    /// Resident bytes of this process and its descendants, shared pages counted once per process.
-    pub(super) fn memory(&self) -> u64 {
-        self.tree().iter().map(|pid| resident(*pid)).sum()
-    }
+/// What a process and its descendants have used so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Usage {
+    /// CPU seconds.
+    pub(super) cpu: f64,
+    /// Resident bytes, shared pages counted once per process.
+    pub(super) memory: u64,
+}
 
-    fn tree(&self) -> Vec<u32> {
-        let mut pids = vec![self.child.id()];
-        let mut at = 0;
-        while let Some(pid) = pids.get(at) {
-            let path = format!("/proc/{pid}/task/{pid}/children");
-            let children = std::fs::read_to_string(path).unwrap_or_default();
-            pids.extend(children.split_whitespace().filter_map(|c| c.parse::<u32>().ok()));
-            at += 1;
-        }
-        pids
+impl Usage {
+    pub(super) fn of(pid: u32) -> Self {
+        let pids = tree(pid);
+        Self { cpu: pids.iter().map(|pid| cpu(*pid)).sum(), memory: pids.iter().map(|pid| resident(*pid)).sum() }
     }
+}
+
+fn tree(root: u32) -> Vec<u32> {
+    let mut pids = vec![root];
+    let mut at = 0;
+    while let Some(pid) = pids.get(at) {
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(path).unwrap_or_default();
+        pids.extend(children.split_whitespace().filter_map(|c| c.parse::<u32>().ok()));
+        at += 1;
+    }
+    pids
 }
 
 /// Waits until nobody accepts on the address: a killed proxy's workers may outlive it for a moment, and would be taken
 /// for the next proxy.
 fn until_free(address: SocketAddr) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
         if Instant::now() > deadline {
             bail!("something else accepts on {address}");
@@ -117,7 +141,7 @@ fn until_free(address: SocketAddr) -> Result<()> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        for pid in self.tree().into_iter().rev() {
+        for pid in tree(self.pid()).into_iter().rev() {
             if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
                 // One that has gone by itself is fine.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
@@ -130,7 +154,7 @@ impl Drop for Process {
 }
 
 /// Lines of a child, `start` and `end` handed to `mark`, the last one returned.
-pub(super) fn follow(stdout: ChildStdout, mut mark: impl FnMut(&str)) -> Result<String> {
+pub(super) fn follow(stdout: impl Read, mut mark: impl FnMut(&str)) -> Result<String> {
     let mut last = String::new();
     for line in BufReader::new(stdout).lines() {
         let line = line?;

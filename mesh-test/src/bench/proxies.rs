@@ -3,8 +3,10 @@
 //! Peers run with their defaults but for: one worker per core given, no access log, no time-out on streams, upstream
 //! connections kept. Nothing is tuned for or against a cell.
 
+use super::cells::Cell;
 use super::floor::Threads;
-use super::process::Process;
+use super::node::Node;
+use super::process::{Process, Usage, follow};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -34,6 +36,12 @@ pub(super) enum Proxy {
     Nginx,
     /// mesh-agent with an explicit listener
     Undermesh,
+    /// Pod to pod on a lab node, outside the mesh
+    PodDirect,
+    /// Pod to Service on a lab node, through the kernel's connect hook and the agent; sk_msg off
+    Hook,
+    /// The same with sk_msg on
+    HookSkMsg,
 }
 
 /// Where to find the programs.
@@ -58,20 +66,56 @@ impl Proxy {
             Self::Envoy => (find(&programs.peers.join("python"), "envoy"), "cargo xtask peers"),
             Self::Haproxy => (on_path("haproxy"), "cargo xtask peers"),
             Self::Nginx => (on_path("nginx"), "cargo xtask peers"),
-            Self::Undermesh => {
+            Self::PodDirect | Self::Hook | Self::HookSkMsg if !rustix::process::geteuid().is_root() => {
+                return Err(format!("{} needs root: sudo, or leave it out with --proxy", self.name()));
+            }
+            Self::PodDirect => return std::env::current_exe().map_err(|e| e.to_string()),
+            Self::Undermesh | Self::Hook | Self::HookSkMsg => {
                 (Some(programs.agent.clone()).filter(|p| p.exists()), "cargo build --profile fast --package mesh-agent")
             }
         };
         path.ok_or_else(|| format!("{} is not installed: {fix}", self.name()))
     }
 
-    /// Starts it on `cores`, one worker each; `None` for [`Proxy::Direct`].
-    pub(super) fn start(self, programs: &Programs, cores: &[usize]) -> Result<Option<Process>> {
+    /// On a lab node, not on loopback.
+    pub(super) fn on_node(self) -> bool {
+        matches!(self, Self::PodDirect | Self::Hook | Self::HookSkMsg)
+    }
+
+    /// The load goes to the endpoints themselves.
+    pub(super) fn is_direct(self) -> bool {
+        matches!(self, Self::Direct | Self::PodDirect)
+    }
+
+    /// Does the cell say anything about it?
+    pub(super) fn takes(self, cell: Cell) -> bool {
+        match cell {
+            // Debian's nginx has TCP in a module package of its own. Redirection is not for opaque TCP.
+            Cell::TcpRr | Cell::TcpBulk => !matches!(self, Self::Nginx | Self::HookSkMsg),
+            Cell::Idle1000 => !self.is_direct(),
+            _ => true,
+        }
+    }
+
+    /// What of Undermesh its row is divided by: the same work in the same place.
+    pub(super) fn against(self, cell: Cell) -> Self {
+        match self {
+            Self::PodDirect | Self::Hook | Self::HookSkMsg if cell.is_tcp() => Self::Hook,
+            Self::PodDirect | Self::Hook | Self::HookSkMsg => Self::HookSkMsg,
+            _ => Self::Undermesh,
+        }
+    }
+
+    /// Starts it on `cores`, one worker each.
+    pub(super) fn start(self, programs: &Programs, cores: &[usize]) -> Result<Running> {
         let program = self.program(programs).map_err(anyhow::Error::msg)?.display().to_string();
         let work = &programs.work;
         let workers = cores.len().to_string();
         let command = match self {
-            Self::Direct => return Ok(None),
+            Self::Direct => return Ok(Running::Direct),
+            Self::PodDirect | Self::Hook | Self::HookSkMsg => {
+                return Node::start(self, programs, cores).map(|node| Running::Node(Box::new(node)));
+            }
             Self::Floor => floor(&program, Threads::PerCore, &workers),
             Self::FloorStealing => floor(&program, Threads::Stealing, &workers),
             Self::Envoy => {
@@ -121,25 +165,47 @@ impl Proxy {
             }
         };
         let address: SocketAddr = PROXY.parse()?;
-        Process::serve(&self.name(), cores, &command, work, address).map(Some)
+        Process::serve(&self.name(), cores, &command, work, address).map(Running::Proxy)
     }
+}
 
+/// What was started for one sample; ends when dropped.
+pub(super) enum Running {
+    Direct,
+    Proxy(Process),
+    Node(Box<Node>),
+}
+
+impl Running {
     /// Where the load goes.
-    pub(super) fn targets(self) -> String {
-        match self {
-            Self::Direct => ENDPOINTS.map(|ip| format!("{ip}:{GRPC_PORT}")).join(","),
-            _ => PROXY.to_owned(),
-        }
+    pub(super) fn targets(&self, tcp: bool) -> Result<String> {
+        let port = if tcp { ECHO_PORT } else { GRPC_PORT };
+        Ok(match self {
+            Self::Direct => ENDPOINTS.map(|ip| format!("{ip}:{port}")).join(","),
+            Self::Proxy(_) => if tcp { PROXY_TCP } else { PROXY }.to_owned(),
+            Self::Node(node) => node.targets(tcp)?,
+        })
     }
 
-    /// Where opaque TCP goes; `None` where it is not offered.
-    pub(super) fn tcp_targets(self) -> Option<String> {
-        match self {
-            Self::Direct => Some(ENDPOINTS.map(|ip| format!("{ip}:{ECHO_PORT}")).join(",")),
-            // Debian's nginx has TCP in a module package of its own.
-            Self::Nginx => None,
-            _ => Some(PROXY_TCP.to_owned()),
+    /// What the proxy, or the node's agent, has used so far; nothing where there is none.
+    pub(super) fn usage(&self) -> Usage {
+        let pid = match self {
+            Self::Direct => None,
+            Self::Proxy(process) => Some(process.pid()),
+            Self::Node(node) => node.pid(),
+        };
+        pid.map(Usage::of).unwrap_or_default()
+    }
+
+    /// Runs the load generator to its end, on the first core; `mark` is called at both ends of its window. Returns its
+    /// last line.
+    pub(super) fn load(&self, command: &[String], work: &Path, mark: impl FnMut(&str)) -> Result<String> {
+        if let Self::Node(node) = self {
+            let (_load, stdout) = node.load(command, fs::File::create(work.join("load.log"))?)?;
+            return follow(stdout, mark);
         }
+        let (_load, stdout) = Process::start("load", &[0], command, work)?;
+        follow(stdout, mark)
     }
 }
 

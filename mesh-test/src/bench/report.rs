@@ -22,7 +22,7 @@ struct Row {
     p50: f64,
     p99: f64,
     p999: f64,
-    /// Undermesh's median ÷ this one's, the median of each round's own ratio.
+    /// Undermesh's ([`Proxy::against`]) ÷ this one's, the median of each round's own ratio.
     undermesh_ratio: Option<f64>,
     /// Least to most of the endpoints' shares, in percent.
     shares: (f64, f64),
@@ -84,7 +84,7 @@ fn rows(samples: &[Sample]) -> BTreeMap<Cell, Vec<Row>> {
     let mut rows: BTreeMap<Cell, Vec<Row>> = BTreeMap::new();
     for ((cell, workers, proxy), own) in &groups {
         let of = |pick: &dyn Fn(&Sample) -> f64| median(own.iter().map(|s| pick(s)).collect());
-        let mesh = groups.get(&(*cell, *workers, Proxy::Undermesh));
+        let mesh = groups.get(&(*cell, *workers, proxy.against(*cell)));
         let paired = |s: &&Sample| {
             let mesh = mesh?.iter().find(|m| m.round == s.round)?;
             (s.value > 0.0).then(|| mesh.value / s.value)
@@ -103,7 +103,7 @@ fn rows(samples: &[Sample]) -> BTreeMap<Cell, Vec<Row>> {
             p50: of(&|s| s.report.p50),
             p99: of(&|s| s.report.p99),
             p999: of(&|s| s.report.p999),
-            undermesh_ratio: (!ratios.is_empty() && *proxy != Proxy::Undermesh).then(|| median(ratios)),
+            undermesh_ratio: (!ratios.is_empty() && *proxy != proxy.against(*cell)).then(|| median(ratios)),
             shares: shares(own),
         });
     }
@@ -150,7 +150,8 @@ fn plot(cell: Cell, rows: &[Row]) -> String {
     for (at, row) in rows.iter().enumerate() {
         let y = 32 + at * LINE;
         let width = (row.median / most * WIDTH).max(1.0);
-        let colour = if row.proxy == Proxy::Undermesh { "#1f77b4" } else { "#b0b0b0" };
+        let colour =
+            if matches!(row.proxy, Proxy::Undermesh | Proxy::Hook | Proxy::HookSkMsg) { "#1f77b4" } else { "#b0b0b0" };
         let _ = writeln!(
             svg,
             "<text x=\"8\" y=\"{}\">{} ×{}</text><rect x=\"{LABEL}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{}\">{:.0}</text>",

@@ -5,15 +5,18 @@
 
 use super::cells::Cell;
 use super::load::Report;
-use super::process::{Process, follow};
-use super::proxies::{ECHO_PORT, ENDPOINTS, GRPC_PORT, Programs, Proxy};
+use super::process::Process;
+use super::proxies::{ECHO_PORT, ENDPOINTS, GRPC_PORT, Programs, Proxy, Running};
 use super::report;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::fs;
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -31,6 +34,9 @@ pub(super) struct Args {
     /// Seconds measured per cell, proxy and round
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// Calls/s of rate-30 [default: 30 % of the slowest in unary-50x4, in the first round, with one worker]
+    #[arg(long)]
+    rate: Option<f64>,
     /// Every cell for a moment: does it run and answer without errors? Nothing is judged by time
     #[arg(long)]
     smoke: bool,
@@ -79,9 +85,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 for turn in 0..plan.proxies.len() {
                     // Another one begins each round, so that none always has the machine in the same state.
                     let proxy = plan.proxies[(turn + round) % plan.proxies.len()];
-                    if cell.is_tcp() && proxy.tcp_targets().is_none()
-                        || cell == Cell::Idle1000 && proxy == Proxy::Direct
-                    {
+                    if !proxy.takes(cell) {
                         continue;
                     }
                     match plan.sample(cell, proxy, workers, round, rate) {
@@ -117,8 +121,9 @@ struct Plan {
     rounds: usize,
     seconds: f64,
     warmup: f64,
-    smoke: bool,
+    rate: Option<f64>,
     programs: Programs,
+    _alone: UnixListener,
     _backends: Vec<Process>,
 }
 
@@ -139,47 +144,76 @@ impl Plan {
         }
         proxies.dedup();
         let cells = if args.cells.is_empty() { Cell::value_variants().to_vec() } else { args.cells.clone() };
-        let backends = backends(&programs)?;
+        let alone = alone()?;
+        let loopback = proxies.iter().any(|proxy| !proxy.on_node());
+        let backends = if loopback { backends(&programs)? } else { Vec::new() };
         let (rounds, seconds, warmup) =
             if args.smoke { (1, 0.3, 0.1) } else { (args.rounds.max(1), args.seconds, 0.5) };
         let workers = if args.smoke { vec![1] } else { args.workers.clone() };
-        Ok(Self { cells, proxies, workers, rounds, seconds, warmup, smoke: args.smoke, programs, _backends: backends })
+        // What a moment's calls/s were says nothing: a smoke's rate is one that every machine can keep.
+        let rate = args.rate.or(args.smoke.then_some(500.0));
+        Ok(Self {
+            cells,
+            proxies,
+            workers,
+            rounds,
+            seconds,
+            warmup,
+            rate,
+            programs,
+            _alone: alone,
+            _backends: backends,
+        })
     }
 
     /// 30 % of the slowest proxy's calls/s as far as it is known.
     fn rate(&self, samples: &[Sample]) -> f64 {
         let known = samples.iter().filter(|s| s.cell == Cell::Unary50x4 && s.round == 0 && s.workers == 1);
         let slowest = known.map(|s| s.value).fold(f64::INFINITY, f64::min);
-        if self.smoke || !slowest.is_finite() { 2_000.0 } else { slowest * 0.3 }
+        self.rate.unwrap_or(if slowest.is_finite() { slowest * 0.3 } else { 2_000.0 })
     }
 
     fn sample(&self, cell: Cell, proxy: Proxy, workers: usize, round: usize, rate: f64) -> Result<Sample> {
-        let cores = proxy_cores(workers)?;
+        let cores = proxy_cores(cell, workers)?;
         let running = proxy.start(&self.programs, &cores)?;
-        let targets = if cell.is_tcp() { proxy.tcp_targets().unwrap_or_default() } else { proxy.targets() };
+        let targets = running.targets(cell.is_tcp())?;
         let mut command = vec![std::env::current_exe()?.display().to_string()];
         command.extend(cell.arguments(rate));
         let seconds = if cell == Cell::Idle1000 { 0.5 } else { self.seconds };
         command.extend(["--target".to_owned(), targets, "--seconds".to_owned(), seconds.to_string()]);
         command.extend(["--warmup".to_owned(), self.warmup.to_string()]);
-        let memory_before = running.as_ref().map_or(0, Process::memory) as i64;
+        let before = running.usage();
         let mut marks = Vec::new();
-        let (load, stdout) = Process::start("load", &[0], &command, &self.programs.work)?;
-        let last = follow(stdout, |_| {
-            marks
-                .push((running.as_ref().map_or(0.0, Process::cpu), running.as_ref().map_or(0, Process::memory) as i64));
-        })?;
-        drop(load);
+        let last = running.load(&command, &self.programs.work, |_| marks.push(running.usage()))?;
         let report: Report = serde_json::from_str(&last).with_context(|| {
             let log = fs::read_to_string(self.programs.work.join("load.log")).unwrap_or_default();
             format!("the load generator said {last:?}; its log: {log}")
         })?;
-        let [(cpu_before, memory), (cpu_after, _)] = marks[..] else {
-            bail!("the load generator did not mark its window")
-        };
+        let [start, end] = marks[..] else { bail!("the load generator did not mark its window") };
+        if let Running::Node(node) = &running {
+            node.verify(cell)?;
+        }
         let operations = cell.operations(&report).max(1) as f64;
-        let cpu = (proxy != Proxy::Direct).then(|| (cpu_after - cpu_before) * 1e6 / operations);
-        Ok(Sample { cell, proxy, workers, round, value: cell.value(&report, memory - memory_before), cpu, report })
+        let cpu = (!proxy.is_direct()).then(|| (end.cpu - start.cpu) * 1e6 / operations);
+        let growth = start.memory as i64 - before.memory as i64;
+        Ok(Sample { cell, proxy, workers, round, value: cell.value(&report, growth), cpu, report })
+    }
+}
+
+/// One bench at a time: two would take each other's ports for their own and each other's load for noise. The kernel
+/// drops the abstract socket with the process (unix(7)).
+fn alone() -> Result<UnixListener> {
+    let address = SocketAddr::from_abstract_name("undermesh-bench")?;
+    let deadline = Instant::now() + Duration::from_secs(20 * 60);
+    loop {
+        match UnixListener::bind_addr(&address) {
+            Ok(alone) => return Ok(alone),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tracing::info!("another bench runs on this machine: waiting for its end");
+                std::thread::sleep(Duration::from_secs(5));
+            }
+            Err(error) => return Err(error).context("another bench runs on this machine"),
+        }
     }
 }
 
@@ -195,13 +229,14 @@ fn backends(programs: &Programs) -> Result<Vec<Process>> {
     ENDPOINTS.into_iter().enumerate().map(start).collect()
 }
 
-/// The last `workers` cores; the first one too when there are no more.
-fn proxy_cores(workers: usize) -> Result<Vec<usize>> {
+/// The last `workers` cores; the first one too when there are no more. One call at a time shares the load's core, because
+/// waking another core costs more than all the work of a call, on virtual machines most of all.
+fn proxy_cores(cell: Cell, workers: usize) -> Result<Vec<usize>> {
     let cores = std::thread::available_parallelism()?.get();
     if workers == 0 || workers > cores {
         bail!("{workers} workers on {cores} cores");
     }
-    Ok((cores - workers..cores).collect())
+    Ok(if cell == Cell::Unary1x1 { (0..workers).collect() } else { (cores - workers..cores).collect() })
 }
 
 fn progress(sample: &Sample) {

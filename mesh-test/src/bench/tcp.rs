@@ -36,10 +36,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let threads = threads.collect::<Vec<_>>();
     thread::sleep(start.saturating_duration_since(Instant::now()));
     super::announce("start")?;
-    thread::sleep(end.saturating_duration_since(Instant::now()));
-    super::announce("end")?;
     let mut all = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
-    let mut report = Report { seconds: args.seconds, ..Report::default() };
+    let mut report = Report::default();
     for thread in threads {
         match thread.join().map_err(|_| anyhow!("a connection's thread panicked"))? {
             Ok(latency) => all.add(latency)?,
@@ -49,6 +47,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
             }
         }
     }
+    report.seconds = start.elapsed().as_secs_f64();
+    super::announce("end")?;
     report.calls = all.len();
     report.messages = all.len();
     report.bytes = all.len() * size as u64;
@@ -58,14 +58,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
     super::announce(&serde_json::to_string(&report)?)
 }
 
+/// Until the window ends, but at least one exchange.
 fn exchange(mut socket: TcpStream, size: usize, start: Instant, end: Instant) -> Result<Histogram<u64>> {
     let mut latency = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
     let (out, mut back) = (vec![7; size], vec![0; size]);
     socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(30)))?;
     loop {
         let began = Instant::now();
-        if began >= end {
+        if began >= end && !latency.is_empty() {
             return Ok(latency);
         }
         socket.write_all(&out)?;

@@ -1,6 +1,5 @@
 //! A node's agent as the lab runs it: the real binary, in the node's namespace and cgroup.
 
-use super::Bins;
 use super::inner::{Inner, Place, lock};
 use super::pod::tail;
 use super::process::Process;
@@ -9,6 +8,8 @@ use mesh_agent::kernel::bpffs;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -27,9 +28,14 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub(super) fn start(lab: &Arc<Inner>, node: usize, more: &[String]) -> Result<Self> {
-        let agent =
-            Self { lab: Arc::clone(lab), node, bin: Bins::agent()?, args: more.to_vec(), process: Mutex::new(None) };
+    pub(super) fn start(lab: &Arc<Inner>, node: usize, program: &Path, more: &[String]) -> Result<Self> {
+        let agent = Self {
+            lab: Arc::clone(lab),
+            node,
+            bin: program.to_owned(),
+            args: more.to_vec(),
+            process: Mutex::new(None),
+        };
         agent.restart()?;
         Ok(agent)
     }
@@ -109,6 +115,21 @@ impl Agent {
             bail!("mesh-agent {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
         serde_json::from_slice(&output.stdout).context("the answer is not JSON")
+    }
+
+    /// The run-time switch of redirection. It has no subcommand: the admin socket speaks HTTP/1.1.
+    pub fn set_sk_msg(&self, on: bool) -> Result<()> {
+        let mut socket = UnixStream::connect(self.run_dir().join("agent.sock"))?;
+        let body = if on { "on" } else { "off" };
+        let length = body.len();
+        write!(
+            socket,
+            "PUT /kernel/sk-msg HTTP/1.1\r\nhost: agent\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "redirection cannot be switched {body}: {answer}");
+        Ok(())
     }
 
     /// One counter of the kernel's, by the label of its Reason.

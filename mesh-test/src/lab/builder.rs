@@ -22,13 +22,21 @@ pub struct LabBuilder {
     nodes: u8,
     agents: bool,
     kube_proxy: bool,
+    agent_program: Option<PathBuf>,
     agent_args: Vec<String>,
     grace: Duration,
 }
 
 impl Default for LabBuilder {
     fn default() -> Self {
-        Self { nodes: 1, agents: true, kube_proxy: true, agent_args: Vec::new(), grace: Duration::from_secs(5) }
+        Self {
+            nodes: 1,
+            agents: true,
+            kube_proxy: true,
+            agent_program: None,
+            agent_args: Vec::new(),
+            grace: Duration::from_secs(5),
+        }
     }
 }
 
@@ -47,6 +55,12 @@ impl LabBuilder {
     /// No stand-in for kube-proxy: Services have no addresses outside the mesh.
     pub fn without_kube_proxy(mut self) -> Self {
         self.kube_proxy = false;
+        self
+    }
+
+    /// Another `mesh-agent` than [`Bins::agent`] finds.
+    pub fn agent_program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.agent_program = Some(program.into());
         self
     }
 
@@ -89,8 +103,9 @@ impl LabBuilder {
         lab.kubelet = Some(kubelet::start(&lab.inner)?);
         lab.inner.publish()?;
         if self.agents {
+            let program = self.agent_program.map_or_else(Bins::agent, Ok)?;
             for node in 0..usize::from(self.nodes) {
-                lab.agents.push(Agent::start(&lab.inner, node, &self.agent_args)?);
+                lab.agents.push(Agent::start(&lab.inner, node, &program, &self.agent_args)?);
             }
         }
         Ok(lab)
