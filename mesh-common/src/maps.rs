@@ -96,15 +96,18 @@ pub struct EndpointSlot {
     pub threshold: u32,
 }
 
-/// `ORIG` (socket storage) value: what the app asked for.
+/// `ORIG` (socket storage) value: what the app asked for; on the agent's own sockets, with [`ORIG_UPSTREAM`], which
+/// endpoint of this node they are for.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Orig {
     pub dst: Addr,
     pub workload: u32,
     pub service: u32,
-    /// [`ORIG_AGENT`], [`ORIG_SK_MSG`], [`ORIG_OPEN`]
+    /// [`ORIG_AGENT`], [`ORIG_SK_MSG`], [`ORIG_OPEN`], [`ORIG_UPSTREAM`]
     pub flags: u32,
+    /// With [`ORIG_UPSTREAM`]: cookie of the endpoint's network namespace.
+    pub netns: u64,
 }
 
 /// The flow goes to the agent (else to an endpoint).
@@ -113,8 +116,11 @@ pub const ORIG_AGENT: u32 = 1;
 pub const ORIG_SK_MSG: u32 = 2;
 /// Established and counted; makes a second run of the same hook harmless.
 pub const ORIG_OPEN: u32 = 4;
+/// The agent's own connection to an endpoint of this node. Only the agent writes it, from user space.
+pub const ORIG_UPSTREAM: u32 = 8;
 
-/// `FLOWS` and `SOCKS` key: one end's view of a connection.
+/// `FLOWS` and `SOCKS` key: one end's view of a connection. FLOWS has the pod's end: the app's of a captured
+/// connection, the endpoint's of the agent's own. Both ends of a connection are in SOCKS under one cookie, the pod's.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FlowKey {
@@ -130,6 +136,13 @@ impl FlowKey {
     pub const fn mirrored(&self) -> Self {
         Self { netns: self.netns, local: self.remote, remote: self.local }
     }
+
+    /// The endpoint's view of the agent's connection to it; `self` is the agent's, which lies in the caller's network
+    /// namespace.
+    #[inline(always)]
+    pub const fn of_endpoint(&self, netns: u64) -> Self {
+        Self { netns, local: self.remote, remote: self.local }
+    }
 }
 
 /// `FLOWS` value.
@@ -139,9 +152,9 @@ pub struct Flow {
     pub orig: Orig,
     /// Monotonic.
     pub opened_ns: u64,
-    /// App → agent.
+    /// Pod → agent.
     pub app: Direction,
-    /// Agent → app.
+    /// Agent → pod.
     pub agent: Direction,
     pub redirected_bytes: u64,
 }
@@ -194,9 +207,9 @@ const _: () = {
     assert!(size_of::<Pod>() == 8);
     assert!(size_of::<Target>() == 16);
     assert!(size_of::<EndpointSlot>() == 2 * 20 + 4);
-    assert!(size_of::<Orig>() == 20 + 12);
+    assert!(size_of::<Orig>() == 20 + 12 + 8);
     assert!(size_of::<FlowKey>() == 8 + 2 * 20);
-    assert!(size_of::<Flow>() == 32 + 8 + 2 * 16 + 8);
+    assert!(size_of::<Flow>() == 40 + 8 + 2 * 16 + 8);
     assert!(size_of::<ServiceStats>() == 48);
     assert!(size_of::<Control>() == 64);
 };

@@ -66,7 +66,10 @@ fn verdict(ctx: &SockAddrContext, dst: &Addr) -> Verdict {
     match decision {
         Decision::Pass(reason) => {
             count(reason);
-            forget(ctx);
+            // The agent's own sockets carry its mark.
+            if reason as u32 != Reason::OwnSocket as u32 {
+                forget(ctx);
+            }
             Verdict::Allow
         }
         Decision::Refuse(reason, place) => {
@@ -87,7 +90,8 @@ fn verdict(ctx: &SockAddrContext, dst: &Addr) -> Verdict {
 fn remember(ctx: &SockAddrContext, dst: &Addr, reason: Reason, place: Place, to: Addr) -> Decision {
     let agent = if to.port == AGENT_PORT && reason as u32 == Reason::ToAgent as u32 { ORIG_AGENT } else { 0 };
     let sk_msg = if agent != 0 && place.sk_msg { ORIG_SK_MSG } else { 0 };
-    let mut orig = Orig { dst: *dst, workload: place.workload, service: place.service, flags: agent | sk_msg };
+    let mut orig =
+        Orig { dst: *dst, workload: place.workload, service: place.service, flags: agent | sk_msg, netns: 0 };
     // SAFETY: the context's socket is valid for the whole run.
     let stored = unsafe { ORIG.get_or_insert_ptr_mut(ctx, Some(&mut orig)) };
     if stored.is_null() {

@@ -1,14 +1,16 @@
-//! `sk_msg` on SOCKS: messages between app and agent skip TCP/IP, within mesh-common's bound.
+//! `sk_msg` on SOCKS: messages between a pod and the agent skip TCP/IP, within mesh-common's bound. The pod is an app
+//! whose connection was captured, or an endpoint that the agent dialled.
 
 use crate::context::sk_msg_ends;
 use crate::facts::control;
-use crate::maps::{FLOWS, SOCKS};
+use crate::maps::{FLOWS, ORIG, SOCKS};
 use crate::report::{add, count};
 use aya_ebpf::bindings::{BPF_F_INGRESS, sk_msg_md};
-use aya_ebpf::helpers::bpf_get_netns_cookie;
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_storage_get};
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
-use mesh_common::maps::{CONTROL_SK_MSG, FlowKey};
+use core::ptr;
+use mesh_common::maps::{CONTROL_SK_MSG, FlowKey, ORIG_UPSTREAM, Orig};
 use mesh_common::sticky::Step;
 use mesh_common::{AGENT_PORT, Reason};
 
@@ -31,12 +33,17 @@ pub fn mesh_sk_msg(ctx: SkMsgContext) -> u32 {
 #[inline(always)]
 fn redirected(ctx: &SkMsgContext, size: u32) -> bool {
     let key = key(ctx.msg);
-    let by_agent = key.local.port == AGENT_PORT;
-    let Some(flow) = FLOWS.get_ptr_mut(if by_agent { key.mirrored() } else { key }) else { return false };
+    let (pod, by_agent) = match endpoint(ctx.msg) {
+        _ if key.local.port == AGENT_PORT => (key.mirrored(), true),
+        Some(netns) => (key.of_endpoint(netns), true),
+        None => (key, false),
+    };
+    let Some(flow) = FLOWS.get_ptr_mut(pod) else { return false };
     // SAFETY: the entry lives for the whole run. A direction is written by its own sender; `heard` of the other side may
     // race with it and then only lengthens or shortens the bound by one message.
     let flow = unsafe { &mut *flow };
-    let (own, peer) = if by_agent { (&mut flow.agent, &mut flow.app) } else { (&mut flow.app, &mut flow.agent) };
+    let (own, peer, mut to) =
+        if by_agent { (&mut flow.agent, &mut flow.app, pod) } else { (&mut flow.app, &mut flow.agent, pod.mirrored()) };
     peer.heard();
     if !control().is_some_and(|c| c.flags & CONTROL_SK_MSG != 0) {
         if own.stopped == 0 {
@@ -53,7 +60,6 @@ fn redirected(ctx: &SkMsgContext, size: u32) -> bool {
         }
         Step::Redirect => {}
     }
-    let mut to = key.mirrored();
     if SOCKS.redirect_msg(ctx, &mut to, u64::from(BPF_F_INGRESS)) as u32 != SK_PASS {
         own.stop();
         count(Reason::RedirectMiss);
@@ -61,6 +67,22 @@ fn redirected(ctx: &SkMsgContext, size: u32) -> bool {
     }
     flow.redirected_bytes += u64::from(size);
     true
+}
+
+/// The network namespace of the endpoint that the agent dialled with this socket.
+#[inline(always)]
+fn endpoint(msg: *mut sk_msg_md) -> Option<u64> {
+    // SAFETY: the helper takes the context's socket after the check for null that the verifier asks for; the storage
+    // lives as long as the socket.
+    let orig = unsafe {
+        let sk = (*msg).__bindgen_anon_3.sk;
+        if sk.is_null() {
+            return None;
+        }
+        let map = ptr::from_ref(&ORIG).cast_mut().cast();
+        bpf_sk_storage_get(map, sk.cast(), ptr::null_mut(), 0).cast::<Orig>().as_ref()
+    }?;
+    (orig.flags & ORIG_UPSTREAM != 0).then_some(orig.netns)
 }
 
 #[inline(always)]

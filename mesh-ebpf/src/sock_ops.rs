@@ -11,7 +11,9 @@ use aya_ebpf::programs::SockOpsContext;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ptr;
 use mesh_common::event::{Event, EventKind};
-use mesh_common::maps::{CONTROL_SK_MSG, Flow, FlowKey, ORIG_AGENT, ORIG_OPEN, ORIG_SK_MSG, Orig, ServiceStats};
+use mesh_common::maps::{
+    CONTROL_SK_MSG, Flow, FlowKey, ORIG_AGENT, ORIG_OPEN, ORIG_SK_MSG, ORIG_UPSTREAM, Orig, ServiceStats,
+};
 use mesh_common::{AGENT_PORT, Reason};
 
 const ACTIVE_ESTABLISHED: u32 = 4;
@@ -35,6 +37,9 @@ pub fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
 #[inline(always)]
 fn opened(ctx: &SockOpsContext) {
     let Some(orig) = orig(ctx.ops) else { return };
+    if orig.flags & (ORIG_UPSTREAM | ORIG_OPEN) == ORIG_UPSTREAM {
+        return dialled(ctx, orig);
+    }
     if orig.dst.port == 0 || orig.flags & ORIG_OPEN != 0 {
         return;
     }
@@ -66,15 +71,33 @@ fn opened(ctx: &SockOpsContext) {
     event(|| Event { kind: EventKind::Opened as u32, reason: opened_reason(&orig).index(), ..about(&key, &orig) });
 }
 
-/// The agent's end of a captured connection that may be redirected.
+/// The agent's connection to an endpoint of this node: the endpoint's end follows, because the ACK that makes it leaves
+/// after this.
 #[inline(always)]
-fn accepted(ctx: &SockOpsContext) {
-    if ctx.local_port() != u32::from(AGENT_PORT) {
+fn dialled(ctx: &SockOpsContext, orig: &mut Orig) {
+    if !control().is_some_and(|c| c.flags & CONTROL_SK_MSG != 0) {
         return;
     }
+    let key = key(ctx).of_endpoint(orig.netns);
+    // SAFETY: the helper has no preconditions.
+    let flow = Flow { orig: *orig, opened_ns: unsafe { bpf_ktime_get_ns() }, ..Flow::default() };
+    if FLOWS.insert(key, flow, u64::from(BPF_ANY)).is_err() {
+        return count(Reason::SockFull);
+    }
+    change_flow_count(1);
+    orig.flags |= ORIG_OPEN;
+    let _ = ctx.set_cb_flags(ctx.cb_flags() as i32 | STATE_FLAG);
+    join(ctx, key.mirrored());
+}
+
+/// The other end of a connection that may be redirected: the agent's of a captured one, an endpoint's of the agent's.
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext) {
     let key = key(ctx);
+    let by_agent = ctx.local_port() == u32::from(AGENT_PORT);
+    let flow = if by_agent { key.mirrored() } else { key };
     // SAFETY: only the flags are read, and they do not change after insertion.
-    let wanted = unsafe { FLOWS.get(key.mirrored()) }.is_some_and(|flow| flow.orig.flags & ORIG_SK_MSG != 0);
+    let wanted = unsafe { FLOWS.get(flow) }.is_some_and(|flow| flow.orig.flags & ORIG_SK_MSG != 0);
     if wanted {
         join(ctx, key);
     }
@@ -88,6 +111,12 @@ fn closed(ctx: &SockOpsContext) {
     }
     orig.flags &= !ORIG_OPEN;
     let key = key(ctx);
+    if orig.flags & ORIG_UPSTREAM != 0 {
+        if FLOWS.remove(key.of_endpoint(orig.netns)).is_ok() {
+            change_flow_count(-1);
+        }
+        return;
+    }
     let (received, acked) = (read!(ctx.ops, bytes_received), read!(ctx.ops, bytes_acked));
     // The kernel keeps eight times the round-trip time.
     let (retransmits, srtt) = (read!(ctx.ops, total_retrans), read!(ctx.ops, srtt_us) >> 3);

@@ -2,13 +2,14 @@
 
 mod support_attach;
 
-use mesh_agent::kernel::{Kernel, SkMsg};
-use mesh_agent::snapshot::Protocol;
+use mesh_agent::kernel::{Kernel, NetnsCookie, SkMsg};
+use mesh_agent::snapshot::{Enrolment, Locality, Owner, Protocol, Workload};
 use mesh_common::Reason;
 use mesh_common::sticky::{MAX_BYTES, MAX_MESSAGES};
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
-use support_attach::{Node, Pod};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use support_attach::{Node, Pod, eventually};
 
 const VIP: &str = "10.96.0.10:80";
 
@@ -147,6 +148,66 @@ fn the_switch_works_at_run_time() {
         (node.count(Reason::Redirected), node.count(Reason::RedirectOff), node.count(Reason::OverTcp)),
         (1, 1, 2)
     );
+}
+
+/// The agent's end and the endpoint's of a connection that is marked for the pod with this cookie.
+fn dialled(node: &mut Node, pod: &Pod, cookie: NetnsCookie) -> (TcpStream, TcpStream) {
+    const ENDPOINT: &str = "127.0.0.1:7001";
+    let marks = node.kernel().marks();
+    marks.enter(&workload(pod, ENDPOINT), cookie);
+    let listener = pod.endpoint(ENDPOINT);
+    let agent = node.dial(pod, ENDPOINT, &marks);
+    let (endpoint, _) = listener.accept().unwrap();
+    (agent, endpoint)
+}
+
+fn workload(pod: &Pod, at: &str) -> Workload {
+    let at: SocketAddr = at.parse().unwrap();
+    Workload {
+        key: pod.key.clone(),
+        owner: Owner { kind: "Pod".into(), name: pod.key.name.clone() },
+        service_account: "default".into(),
+        node: "node".into(),
+        labels: BTreeMap::new(),
+        ips: vec![at.ip()],
+        locality: Locality::default(),
+        enrolment: Enrolment::Enrolled { netns: "unused".into() },
+    }
+}
+
+#[test]
+fn the_agents_own_connection_to_an_endpoint_of_the_node_is_redirected_too() {
+    let mut node = node();
+    let pod = node.pod("endpoint");
+    let (mut agent, mut endpoint) = dialled(&mut node, &pod, pod.cookie);
+    for _ in 0..2 * MAX_MESSAGES {
+        pass(&mut agent, &mut endpoint, b"ping");
+        pass(&mut endpoint, &mut agent, b"pong");
+    }
+    assert_eq!((node.count(Reason::Redirected), node.count(Reason::OverTcp)), (u64::from(4 * MAX_MESSAGES), 0));
+    // Bounded and sticky as the app's half is.
+    for _ in 0..=MAX_MESSAGES {
+        agent.write_all(b"x").unwrap();
+    }
+    let mut got = vec![0; MAX_MESSAGES as usize + 1];
+    endpoint.read_exact(&mut got).unwrap();
+    assert_eq!((node.count(Reason::RedirectBound), node.count(Reason::OverTcp)), (1, 1));
+    endpoint.write_all(b"answer").unwrap();
+    drop(endpoint);
+    assert_eq!(to_end(&mut agent), b"answer");
+    drop(agent);
+    let flows = || node.kernel.as_ref().unwrap().dump().unwrap().rows.iter().filter(|row| row.map == "FLOWS").count();
+    eventually("the flow's entry goes with the connection", || flows() == 0);
+}
+
+#[test]
+fn only_the_namespace_that_the_mark_names_is_joined() {
+    let mut node = node();
+    let (pod, other) = (node.pod("endpoint"), node.pod("other"));
+    let (mut agent, mut endpoint) = dialled(&mut node, &pod, other.cookie);
+    pass(&mut agent, &mut endpoint, b"ping");
+    pass(&mut endpoint, &mut agent, b"pong");
+    assert_eq!((node.count(Reason::Redirected), node.count(Reason::RedirectMiss)), (0, 1));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Starts the kernel half and everything that captured pods need.
 
 use super::{FailurePolicy, KernelOptions, SkMsg};
-use crate::kernel::{self, Family, FlowTable, Heartbeat, Keeper, Kernel, Netns, Ticks};
+use crate::connect::Carries;
+use crate::kernel::{self, Family, FlowTable, Heartbeat, Keeper, Kernel, Marks, Netns, NetnsCookie, SyncReport, Ticks};
 use crate::listen::Pod;
-use crate::snapshot::Workload;
+use crate::snapshot::{Workload, WorkloadKey};
 use crate::worker::{Listening, Workers};
 use anyhow::{Context, Result};
 use std::io;
@@ -23,6 +24,7 @@ pub(super) const STALL: Duration = Duration::from_millis(700);
 pub(super) struct Captured {
     pub(super) kernel: Kernel,
     flows: FlowTable,
+    marks: Marks,
     keeper: Keeper,
     workers: Arc<Workers>,
     /// Beating while this is there.
@@ -34,7 +36,7 @@ impl Captured {
     /// When the keeper's thread cannot be started.
     pub(super) fn new(kernel: Kernel, workers: Arc<Workers>) -> Result<Self> {
         let keeper = Keeper::start().context("keeper thread")?;
-        Ok(Self { flows: kernel.flows(), kernel, keeper, workers, heartbeat: None })
+        Ok(Self { flows: kernel.flows(), marks: kernel.marks(), kernel, keeper, workers, heartbeat: None })
     }
 
     /// Opens the agent's listeners in a pod's network namespace and serves them until the handle is dropped.
@@ -56,19 +58,42 @@ impl Captured {
     /// What `listen` and `connect` need to know of a pod, without knowing the kernel half.
     fn pod(&self, workload: Arc<Workload>, netns: Netns) -> Pod {
         let (flows, keeper, cookie) = (self.flows.clone(), self.keeper.clone(), netns.cookie());
+        let marks = self.marks.clone();
         Pod {
             workload,
             cookie: cookie.0,
             find_flow: Arc::new(move |client, listener| Some(flows.lookup(cookie, client, listener)?.orig)),
-            open_socket: Arc::new(move |v6| {
-                let (keeper, netns) = (keeper.clone(), netns.clone());
-                let family = if v6 { Family::V6 } else { Family::V4 };
-                Box::pin(async move { keeper.open_socket(&netns, family).await.map_err(io::Error::other) })
+            open_socket: Arc::new(move |to, carries| {
+                let (keeper, netns, marks) = (keeper.clone(), netns.clone(), marks.clone());
+                Box::pin(async move {
+                    let family = Family::from(&to.addr());
+                    let socket = keeper.open_socket(&netns, family).await.map_err(io::Error::other)?;
+                    if carries == Carries::Http2 {
+                        marks.mark(&socket, to);
+                    }
+                    Ok(socket)
+                })
             }),
         }
     }
 
-    pub(super) fn sk_msg_wanted(&self, workload: &Workload) -> bool {
+    /// Takes a pod's connections from now on; its listeners are open.
+    pub(super) fn enrol(&mut self, workload: &Workload, netns: NetnsCookie) -> SyncReport {
+        let sk_msg = self.sk_msg_wanted(workload);
+        let report = self.kernel.enrol(&workload.key, netns, sk_msg);
+        if report.problems.is_empty() {
+            self.marks.enter(workload, netns);
+        }
+        report
+    }
+
+    /// Leaves a pod's new connections alone from now on.
+    pub(super) fn leave(&mut self, workload: &WorkloadKey) -> SyncReport {
+        self.marks.leave(workload);
+        self.kernel.leave(workload)
+    }
+
+    fn sk_msg_wanted(&self, workload: &Workload) -> bool {
         workload.labels.get(SK_MSG_LABEL).is_some_and(|value| matches!(&**value, "on" | "true" | "enabled"))
     }
 

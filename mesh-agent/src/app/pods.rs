@@ -90,7 +90,7 @@ impl Pods {
             self.known.iter().filter(|(_, pod)| pod.is_replaced()).map(|(key, _)| key.clone()).collect();
         for key in replaced {
             tracing::info!(pod = %key, "its network namespace was replaced");
-            log_problems(&parts.kernel.leave(&key));
+            log_problems(&parts.leave(&key));
             self.known.remove(&key);
         }
         self.enrol_all(snapshot, parts, true).await;
@@ -118,7 +118,7 @@ impl Pods {
     fn leave(&mut self, parts: &mut Captured, now: Instant, stays: impl Fn(&WorkloadKey, &Path) -> bool) {
         for (key, pod) in &mut self.known {
             if pod.state == State::In && !stays(key, &pod.netns) {
-                log_problems(&parts.kernel.leave(key));
+                log_problems(&parts.leave(key));
                 tracing::info!(pod = %key, "left the mesh: its new connections go direct");
                 pod.state = State::Leaving { until: now + LINGER };
             }
@@ -165,7 +165,7 @@ async fn take_in(former: Option<Pod>, workload: &Arc<Workload>, netns: &Path, pa
         }),
     };
     let taken = open.map_err(|error| (error.to_string(), None)).and_then(|open| {
-        let report = parts.kernel.enrol(key, open.cookie, parts.sk_msg_wanted(workload));
+        let report = parts.enrol(workload, open.cookie);
         match report.problems.into_iter().next() {
             Some(problem) => Err((problem, Some(open))),
             None => Ok(open),

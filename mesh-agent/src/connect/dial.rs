@@ -7,17 +7,24 @@ use socket2::{SockRef, TcpKeepalive};
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Opens an unconnected TCP socket (IPv6 where `true`) in a pod's network namespace.
+/// Opens an unconnected TCP socket for an endpoint in a pod's network namespace.
 pub type OpenSocket = Arc<OpenIn>;
 
-type OpenIn = dyn Fn(bool) -> Pin<Box<dyn Future<Output = io::Result<OwnedFd>> + Send>> + Send + Sync;
+type OpenIn = dyn Fn(EndpointAddr, Carries) -> Pin<Box<dyn Future<Output = io::Result<OwnedFd>> + Send>> + Send + Sync;
+
+/// What a connection will carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// HTTP/2 from both sides, which has a flow control of its own: the kernel may take them past TCP/IP.
+    Http2,
+    Any,
+}
 
 /// Where sockets are opened.
 #[derive(Clone)]
@@ -42,11 +49,12 @@ impl Dialer {
     pub async fn connect(
         &self,
         to: EndpointAddr,
+        carries: Carries,
         limit: Duration,
         settings: &Settings,
     ) -> Result<TcpStream, ConnectError> {
         let attempt = async {
-            let socket = self.socket(to.addr()).await.map_err(|error| ConnectError::Socket(error.kind()))?;
+            let socket = self.socket(to, carries).await.map_err(|error| ConnectError::Socket(error.kind()))?;
             socket.connect(to.addr()).await.map_err(|error| connect_error(&error))
         };
         let stream = tokio::time::timeout(limit, attempt).await.map_err(|_| ConnectError::Timeout(limit))??;
@@ -62,12 +70,12 @@ impl Dialer {
         }
     }
 
-    async fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+    async fn socket(&self, to: EndpointAddr, carries: Carries) -> io::Result<TcpSocket> {
         match self {
-            Self::Host if to.is_ipv4() => TcpSocket::new_v4(),
+            Self::Host if to.addr().is_ipv4() => TcpSocket::new_v4(),
             Self::Host => TcpSocket::new_v6(),
             Self::Pod(open) => {
-                let fd = open(to.is_ipv6()).await?;
+                let fd = open(to, carries).await?;
                 let stream = std::net::TcpStream::from(fd);
                 stream.set_nonblocking(true)?;
                 Ok(TcpSocket::from_std_stream(stream))

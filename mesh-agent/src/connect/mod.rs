@@ -9,7 +9,7 @@ mod limits;
 mod pool;
 mod upstream;
 
-pub use dial::{Dialer, OpenSocket};
+pub use dial::{Carries, Dialer, OpenSocket};
 pub use limits::{Limits, Permit};
 pub use pool::{Http2Lease, Opaque, Pools, Way, Wire};
 pub use upstream::{Upstream, Upstreams};

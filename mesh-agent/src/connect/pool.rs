@@ -1,7 +1,7 @@
 //! One worker's connections to endpoints.
 
 use super::dial::Living;
-use super::{Dialer, Limits, Permit, Upstream, Upstreams};
+use super::{Carries, Dialer, Limits, Permit, Upstream, Upstreams};
 use crate::addr::EndpointAddr;
 use crate::body::Body;
 use crate::error::{ConnectError, UpstreamError};
@@ -199,7 +199,7 @@ impl Pools {
     }
 
     async fn dial(&self, way: Way<'_>) -> Result<TcpStream, ConnectError> {
-        way.dialer.connect(way.to, self.settings.connect_limit(way.others), &self.settings).await
+        way.dialer.connect(way.to, Carries::Any, self.settings.connect_limit(way.others), &self.settings).await
     }
 
     /// The pool of `pools` for a way.
@@ -227,7 +227,8 @@ impl Pools {
         let to = way.to;
         tokio::task::spawn_local(async move {
             let result = async {
-                let stream = dialer.connect(to, pools.settings.connect_timeout, &pools.settings).await?;
+                let stream =
+                    dialer.connect(to, Carries::Http2, pools.settings.connect_timeout, &pools.settings).await?;
                 http2::connect(stream, &pools.settings, &pools.ledger).await
             }
             .await;
@@ -287,7 +288,7 @@ mod tests {
 
     /// As the keeper's, in this namespace.
     fn pod() -> Dialer {
-        let open: OpenSocket = Arc::new(|_| {
+        let open: OpenSocket = Arc::new(|_, _| {
             Box::pin(async {
                 let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
                 Ok(OwnedFd::from(socket))

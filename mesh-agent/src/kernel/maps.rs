@@ -2,7 +2,9 @@
 
 use super::KernelError;
 use aya::Pod;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::LpmTrie};
+use aya::maps::{
+    Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, lpm_trie::LpmTrie,
+};
 use std::path::{Path, PathBuf};
 
 pub(super) type Table<K, V> = HashMap<MapData, K, V>;
@@ -58,6 +60,10 @@ pub(super) fn per_cpu_hash<K: Pod, V: Pod>(
 }
 
 pub(super) fn trie<K: Pod, V: Pod>(pin_dir: &Path, name: &'static str) -> Result<LpmTrie<MapData, K, V>, KernelError> {
+    typed(pin_dir, name)
+}
+
+pub(super) fn sk_storage<V: Pod>(pin_dir: &Path, name: &'static str) -> Result<SkStorage<MapData, V>, KernelError> {
     typed(pin_dir, name)
 }
 

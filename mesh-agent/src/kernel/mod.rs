@@ -19,6 +19,7 @@ mod ids;
 mod keeper;
 mod load;
 mod maps;
+mod marks;
 mod mounts;
 mod selftest;
 mod sync;
@@ -33,6 +34,7 @@ pub use flows::{FlowInfo, FlowTable};
 pub use heartbeat::{Heartbeat, Ticks};
 pub use keeper::{Family, Keeper, KeeperError, Netns, NetnsCookie, PodListeners};
 pub use load::uninstall;
+pub use marks::Marks;
 pub use mesh_common::limits::Capacities;
 pub use mesh_common::maps::FailurePolicy;
 pub use mounts::{bpffs, cgroup2, own_cgroup};
@@ -121,6 +123,7 @@ pub struct Kernel {
     control: control::Control,
     sync: sync::Sync,
     flows: FlowTable,
+    marks: Marks,
     counters: Counters,
     self_test: SelfTest,
     _debug: Option<debug::DebugLog>,
@@ -153,13 +156,19 @@ impl Kernel {
         let counters = Counters::open(&config.pin_dir)?;
         let sync = sync::Sync::open(&config, counters.clone())?;
         let flows = FlowTable::open(&config.pin_dir)?;
+        let marks = Marks::open(&config.pin_dir)?;
         let _debug = if config.debug { Some(debug::DebugLog::start(&config)?) } else { None };
-        Ok(Self { config, loaded, control, sync, flows, counters, self_test, _debug })
+        Ok(Self { config, loaded, control, sync, flows, marks, counters, self_test, _debug })
     }
 
     /// Original destinations for the workers.
     pub fn flows(&self) -> FlowTable {
         self.flows.clone()
+    }
+
+    /// Marks for the agent's own sockets.
+    pub fn marks(&self) -> Marks {
+        self.marks.clone()
     }
 
     pub fn counters(&self) -> Counters {

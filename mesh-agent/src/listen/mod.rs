@@ -11,7 +11,6 @@ pub use accept::{Limits, OpenGuard, run};
 
 use crate::addr::{ClientAddr, OrigDst};
 use crate::connect::{Dialer, OpenSocket};
-use crate::kernel::{Family, FlowTable, Keeper, KeeperError, Netns};
 use crate::snapshot::{PortKey, Workload};
 use std::fmt;
 use std::net::SocketAddr;
@@ -62,29 +61,6 @@ pub struct Source {
     /// Netns cookie; 0 for explicit listeners.
     pub cookie: u64,
     pub dialer: Dialer,
-}
-
-impl Pod {
-    /// A pod whose sockets the keeper opens and whose flows the kernel programs entered.
-    pub fn enrolled(workload: Arc<Workload>, netns: Netns, keeper: Keeper, flows: FlowTable) -> Arc<Self> {
-        let cookie = netns.cookie();
-        let find_flow: FindFlow =
-            Arc::new(move |client, listener| flows.lookup(cookie, client, listener).map(|flow| flow.orig));
-        let open_socket: OpenSocket = Arc::new(move |v6| {
-            let (keeper, netns) = (keeper.clone(), netns.clone());
-            let family = if v6 { Family::V6 } else { Family::V4 };
-            Box::pin(async move {
-                keeper.open_socket(&netns, family).await.map_err(|error| match error {
-                    KeeperError::Socket { source, .. }
-                    | KeeperError::Enter { source, .. }
-                    | KeeperError::Open { source, .. }
-                    | KeeperError::Listen { source, .. } => source,
-                    KeeperError::Gone => std::io::Error::other(error),
-                })
-            })
-        });
-        Arc::new(Self { workload, cookie: cookie.0, find_flow, open_socket })
-    }
 }
 
 impl Origin {

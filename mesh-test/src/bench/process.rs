@@ -1,6 +1,7 @@
 //! Child processes of a bench: pinned to cores, killed with their parent, their CPU time and memory read from /proc.
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -21,7 +22,7 @@ pub(super) struct PinArgs {
 /// `mesh-bench pin --core N -- PROGRAM …`: becomes the program, pinned, and dies with whoever started it.
 pub(super) fn pin(args: &PinArgs) -> Result<()> {
     rustix::thread::sched_setaffinity(None, &set(&args.core)).context("sched_setaffinity")?;
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     let [program, rest @ ..] = args.program.as_slice() else { bail!("no program") };
     Err(Command::new(program).args(rest).exec()).with_context(|| format!("cannot start {program}"))
 }
@@ -141,15 +142,19 @@ fn until_free(address: SocketAddr) -> Result<()> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        for pid in tree(self.pid()).into_iter().rev() {
-            if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
-                // One that has gone by itself is fine.
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            }
-        }
+        // Stopped first: nginx's master answers a killed worker with a new one, which would outlive it and keep the port.
+        signal(self.pid(), Signal::STOP);
+        tree(self.pid()).into_iter().for_each(|pid| signal(pid, Signal::KILL));
         if let Err(error) = self.child.wait() {
             tracing::warn!("{}: {error}", self.name);
         }
+    }
+}
+
+/// One that has gone by itself is fine.
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }
 

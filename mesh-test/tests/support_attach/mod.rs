@@ -5,7 +5,8 @@
 use futures_util::FutureExt as _;
 use mesh_agent::addr::{ClientAddr, EndpointAddr};
 use mesh_agent::kernel::{
-    self, Config, Counters, Heartbeat, Keeper, Kernel, NetnsCookie, PodListeners, SkMsg, SyncReport, Ticks, Update,
+    self, Config, Counters, Family, Heartbeat, Keeper, Kernel, Marks, NetnsCookie, PodListeners, SkMsg, SyncReport,
+    Ticks, Update,
 };
 use mesh_agent::snapshot::{
     Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, PortKey, Protocol, Service, ServiceName, ServicePort,
@@ -134,6 +135,22 @@ impl Node {
     /// Runs in the agent's cgroup. Threads inherit their parent's.
     pub fn as_agent<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         in_cgroup(&self.config.agent_cgroup, act)
+    }
+
+    /// A connection of the agent's own, from a pod's namespace to an endpoint.
+    pub fn dial(&self, from: &Pod, to: &str, marks: &Marks) -> TcpStream {
+        let to: SocketAddr = to.parse().unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", from.netns.as_raw_fd()));
+        let socket = self.as_agent(|| {
+            let keeper = Keeper::start().unwrap();
+            let netns = wait(keeper.open_netns(&path)).unwrap();
+            wait(keeper.open_socket(&netns, Family::from(&to))).unwrap()
+        });
+        marks.mark(&socket, EndpointAddr::new(to));
+        let socket = socket2::Socket::from(socket);
+        socket.set_nonblocking(false).unwrap();
+        socket.connect(&to.into()).unwrap();
+        socket.into()
     }
 
     /// A service in the kernel. Protocol `Tcp` is placed by the kernel, all others go to the agent.
