@@ -13,7 +13,9 @@ use std::time::Duration;
 /// * per HTTP/2 connection: `connection_window` received, whatever the number of streams = 8 MiB, 64 KiB gathered for
 ///   one write and 64 KiB of one read that are not taken yet;
 /// * in total: `stalled_bytes` = 256 MiB, after which new requests are refused, and at one and a half times of which
-///   stalled streams are reset.
+///   stalled streams are reset. A stalled stream counts with what it received and with all that HTTP/2 may buffer for it
+///   (`h2` does not say how much it does). What is left of messages whose last byte `h2` has taken is not counted: at
+///   most `send_buffer` each.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings {
     /// Open downstream connections of the whole agent; the next one is reset and counted.

@@ -80,7 +80,8 @@ impl Body {
     /// `count` bytes of earlier chunks were taken over by the receiver: the sender may send as many again.
     pub fn release(&mut self, count: usize) {
         match self {
-            Self::Empty | Self::Full(_) | Self::Http1(_) => {}
+            Self::Empty | Self::Full(_) => {}
+            Self::Http1(body) => body.release(count),
             Self::Http2(body) => body.release(count),
             Self::Replay(body) => body.release(count),
             Self::Observed(body) => body.release(count),
@@ -88,10 +89,11 @@ impl Body {
         }
     }
 
-    /// Bytes received and not yet released.
+    /// Bytes received and not yet released, and at most how many of the released ones wait to be written.
     pub fn held(&mut self) -> usize {
         match self {
-            Self::Empty | Self::Full(_) | Self::Http1(_) => 0,
+            Self::Empty | Self::Full(_) => 0,
+            Self::Http1(body) => body.held(),
             Self::Http2(body) => body.held(),
             Self::Replay(body) => body.held(),
             Self::Observed(body) => body.held(),

@@ -114,7 +114,7 @@ impl Replay {
     }
 
     pub(super) fn held(&mut self) -> usize {
-        self.inner.held()
+        self.inner.held() + if self.kept.is_empty() { 0 } else { self.kept_bytes }
     }
 
     fn flush_count(&mut self) {

@@ -88,7 +88,7 @@ impl Sender {
                 lease.give_back();
                 return Body::Empty;
             }
-            RecvBody { incoming, lease: Some(lease) }.into()
+            RecvBody::response(incoming, lease).into()
         }))
     }
 }

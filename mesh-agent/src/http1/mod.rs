@@ -27,11 +27,28 @@ pub struct RecvBody {
     incoming: Incoming,
     /// Of a response: gives the connection back at the end of the body.
     lease: Option<Lease>,
+    /// Bytes handed to the endpoint's side so far, and how many of them it may be keeping: `Settings::send_buffer`.
+    released: usize,
+    send_buffer: usize,
 }
 
 impl RecvBody {
-    fn request(incoming: Incoming) -> Self {
-        Self { incoming, lease: None }
+    fn request(incoming: Incoming, send_buffer: usize) -> Self {
+        Self { incoming, lease: None, released: 0, send_buffer }
+    }
+
+    /// A response's receiver is HTTP/1.1 as well and keeps one buffer: nothing to account for.
+    fn response(incoming: Incoming, lease: Lease) -> Self {
+        Self { incoming, lease: Some(lease), released: 0, send_buffer: 0 }
+    }
+
+    pub(crate) fn release(&mut self, count: usize) {
+        self.released = self.released.saturating_add(count);
+    }
+
+    /// At most.
+    pub(crate) fn held(&self) -> usize {
+        self.released.min(self.send_buffer)
     }
 
     pub(crate) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, UpstreamError>>> {

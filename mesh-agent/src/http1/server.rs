@@ -31,7 +31,11 @@ where
         // What becomes a tunnel has no next request.
         let tunnel = wants_upgrade(&request);
         let answer = handler(request.map(|incoming| {
-            if http_body::Body::is_end_stream(&incoming) { Body::Empty } else { RecvBody::request(incoming).into() }
+            if http_body::Body::is_end_stream(&incoming) {
+                Body::Empty
+            } else {
+                RecvBody::request(incoming, settings.send_buffer).into()
+            }
         }));
         let closing = &closing;
         async move {

@@ -27,6 +27,7 @@ pub struct Connection {
     send: RefCell<SendRequest<Bytes>>,
     state: Rc<State>,
     ledger: Arc<Ledger>,
+    send_buffer: usize,
 }
 
 #[derive(Debug)]
@@ -84,7 +85,12 @@ where
         }
     });
     match tokio::time::timeout(settings.preface_timeout, preface.heard()).await {
-        Ok(true) => Ok(Rc::new(Connection { send: RefCell::new(send), state, ledger: Arc::clone(ledger) })),
+        Ok(true) => Ok(Rc::new(Connection {
+            send: RefCell::new(send),
+            state,
+            ledger: Arc::clone(ledger),
+            send_buffer: settings.send_buffer,
+        })),
         Ok(false) => Err(ConnectError::Handshake),
         Err(_) => Err(ConnectError::Timeout(settings.preface_timeout)),
     }
@@ -160,7 +166,7 @@ impl Connection {
         } else {
             (Some(Upload { pump: Pump::unopened(sink, Arc::clone(&self.ledger)), source: body }), None)
         };
-        Ok(Call { response, upload, rest, slot })
+        Ok(Call { response, upload, rest, slot, send_buffer: self.send_buffer })
     }
 }
 
@@ -172,6 +178,7 @@ pub struct Call {
     /// The body, once it has been sent completely.
     rest: Option<Body>,
     slot: Option<Slot>,
+    send_buffer: usize,
 }
 
 impl Call {
@@ -201,12 +208,12 @@ impl Call {
         if let Some(Upload { source: Body::Replay(replay), .. }) = &mut self.upload {
             replay.settle();
         }
-        let (upload, slot) = (self.upload.take(), self.slot.take());
+        let (upload, slot, send_buffer) = (self.upload.take(), self.slot.take(), self.send_buffer);
         Poll::Ready(Ok(head.map(|stream| {
             if stream.is_end_stream() && upload.is_none() {
                 return Body::Empty;
             }
-            RecvBody::response(stream, upload, slot).into()
+            RecvBody::response(stream, send_buffer, upload, slot).into()
         })))
     }
 

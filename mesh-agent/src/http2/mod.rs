@@ -33,15 +33,18 @@ pub struct RecvBody {
     upload: Option<Upload>,
     /// Keeps the stream counted as active on its connection.
     _slot: Option<client::Slot>,
+    /// Bytes handed to the other side's `h2` so far, and how many of them it may be keeping: `Settings::send_buffer`.
+    released: usize,
+    send_buffer: usize,
 }
 
 impl RecvBody {
-    fn request(stream: RecvStream) -> Self {
-        Self { stream, data_done: false, upload: None, _slot: None }
+    fn request(stream: RecvStream, send_buffer: usize) -> Self {
+        Self::response(stream, send_buffer, None, None)
     }
 
-    fn response(stream: RecvStream, upload: Option<Upload>, slot: Option<client::Slot>) -> Self {
-        Self { stream, data_done: false, upload, _slot: slot }
+    fn response(stream: RecvStream, send_buffer: usize, upload: Option<Upload>, slot: Option<client::Slot>) -> Self {
+        Self { stream, data_done: false, upload, _slot: slot, released: 0, send_buffer }
     }
 
     pub(crate) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, UpstreamError>>> {
@@ -76,10 +79,13 @@ impl RecvBody {
     pub(crate) fn release(&mut self, count: usize) {
         // Fails only where more is released than was received; then the connection is in error already.
         let _ = self.stream.flow_control().release_capacity(count);
+        self.released = self.released.saturating_add(count);
     }
 
+    /// At most: `h2` does not say how much of what it was given it has written, and a full socket makes it keep all that
+    /// it may.
     pub(crate) fn held(&mut self) -> usize {
-        self.stream.flow_control().used_capacity()
+        self.stream.flow_control().used_capacity() + self.released.min(self.send_buffer)
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub struct Server<T> {
     connection: h2::server::Connection<Gathered<T>, Bytes>,
     turn_end: TurnEnd<T>,
+    send_buffer: usize,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
@@ -38,17 +39,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
             .handshake(io)
             .await
             .map_err(|error| upstream_error(&error))?;
-        Ok(Self { connection, turn_end })
+        Ok(Self { connection, turn_end, send_buffer: settings.send_buffer })
     }
 
     /// The next request; `None` when the connection ended. Must be polled for streams to make progress.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Exchange, UpstreamError>>> {
-        let next = self.connection.poll_accept(cx);
+        let (next, send_buffer) = (self.connection.poll_accept(cx), self.send_buffer);
         self.turn_end.poll(cx);
         next.map(|next| {
             Some(next?.map_err(|error| upstream_error(&error)).map(|(request, send)| {
-                let request = request
-                    .map(|stream| if stream.is_end_stream() { Body::Empty } else { RecvBody::request(stream).into() });
+                let body = |stream| RecvBody::request(stream, send_buffer).into();
+                let request = request.map(|stream| if stream.is_end_stream() { Body::Empty } else { body(stream) });
                 (request, Responder { send })
             }))
         })
