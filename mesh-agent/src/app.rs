@@ -18,6 +18,8 @@ mod signals;
 mod stop;
 mod views;
 
+pub(crate) use views::diagnostics as diagnostic_rows;
+
 pub use options::{Capacities, Explicit, FailurePolicy, KernelOptions, LogFormat, Options, SkMsg, Stop};
 
 use anyhow::{Context, Result};

@@ -278,7 +278,10 @@ impl Control {
             Question::Workloads => Answer::json(&views::workloads(&snapshot, self.watched_pods())),
             Question::Kernel => self.kernel(),
             Question::Snapshot => Answer::json(&views::snapshot(&snapshot)),
-            Question::Diagnostics => Answer::json(&views::diagnostics(self.findings().iter())),
+            Question::Diagnostics => {
+                let all = [self.findings(), self.compiler.analysis()].concat();
+                Answer::json(&views::diagnostics(all.iter()))
+            }
             Question::Connections => Answer::json(&views::connections(&self.workers)),
             Question::LogLevel => Answer::json(&view::LogLevel { filter: self.log.filter() }),
             Question::SetLogLevel(filter) => {

@@ -94,7 +94,7 @@ pub(super) fn pods(snapshot: &Snapshot, node: &str, pods: Option<&Pods>) -> view
     all
 }
 
-pub(super) fn diagnostics<'a>(found: impl Iterator<Item = &'a Diagnostic>) -> Vec<view::Diagnostic> {
+pub(crate) fn diagnostics<'a>(found: impl Iterator<Item = &'a Diagnostic>) -> Vec<view::Diagnostic> {
     let mut found: Vec<&Diagnostic> = found.collect();
     found.sort();
     let rows = found.into_iter().map(|found| view::Diagnostic {

@@ -11,7 +11,7 @@ pub(super) fn run(client: &Client, format: Format) -> Result<()> {
     output::print(format, &rows, |paint| draw(&rows, paint))
 }
 
-fn draw(rows: &[Diagnostic], paint: Paint) -> String {
+pub(super) fn draw(rows: &[Diagnostic], paint: Paint) -> String {
     if rows.is_empty() {
         return format!("{}\n", paint.text("nothing to complain about", Style::Good));
     }

@@ -3,6 +3,7 @@
 //! `run` is the agent; the others ask a running one over its socket and print. Exit codes are part of the interface:
 //! 0 done, 1 failed, 2 wrong usage, 3 no agent to ask.
 
+mod analyze;
 mod client;
 mod diagnostics;
 mod endpoints;
@@ -43,6 +44,7 @@ Examples:
       --listen 127.0.0.1:8080=default/reviews:9080    no eBPF: balance what is sent to one address
   mesh-agent status                                   is the mesh in order, and if not, why
   mesh-agent endpoints default/reviews                who answers, how fast, how many requests are with them now
+  mesh-agent analyze ./mesh.d                         what is wrong with a folder of YAML, and what to do
   mesh-agent services -o json | jq '.[].name'         every answer as JSON or YAML
   mesh-agent log-level 'info,mesh_agent::connect=debug'
 
@@ -78,6 +80,8 @@ pub enum Command {
     Kernel(kernel::KernelArgs),
     /// What is wrong with the configuration: file, object, field, fix
     Diagnostics,
+    /// Judge files before they are in force, or the running agent's configuration; the exit code says whether it is good
+    Analyze(analyze::AnalyzeArgs),
     /// Show or change what the agent logs, while it runs
     LogLevel(log_level::LogLevelArgs),
     /// Print versions: of this program and of the running agent
@@ -88,7 +92,7 @@ pub enum Command {
 pub fn main() -> ExitCode {
     let Cli { place, command } = Cli::parse();
     match dispatch(&place, command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             output::complain(&format!("error: {}", chain(&error)));
             let unreachable = matches!(error.downcast_ref(), Some(ClientError::Unreachable { .. }));
@@ -97,9 +101,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(place: &Place, command: Command) -> Result<()> {
+fn dispatch(place: &Place, command: Command) -> Result<ExitCode> {
     let client = Client::new(&place.socket());
-    match command {
+    let done = match command {
+        Command::Analyze(args) => return analyze::run(&client, place.output, &args),
         Command::Run(args) => run::run(&place.run_dir, *args),
         Command::Status => status::run(&client, place.output),
         Command::Endpoints(args) => endpoints::run(&client, place.output, &args),
@@ -109,7 +114,8 @@ fn dispatch(place: &Place, command: Command) -> Result<()> {
         Command::Diagnostics => diagnostics::run(&client, place.output),
         Command::LogLevel(args) => log_level::run(&client, place.output, &args),
         Command::Version => version::run(&client, place.output),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// The error and its causes, each text once: many errors name their cause themselves.

@@ -62,8 +62,25 @@ macro_rules! codes {
 
 codes! {
     ReferencedResourceNotFound = "IST0101", "an object names another one that is not there";
+    NamespaceNotInjected = "IST0102", "pods are outside the mesh because their namespace has no label";
     SchemaValidationError = "IST0106", "a field's value is not valid";
+    UnknownAnnotation = "IST0108", "an annotation that nobody knows";
+    ConflictingMeshGatewayVirtualServiceHosts = "IST0109", "two VirtualServices with one host";
+    ConflictingSidecarWorkloadSelectors = "IST0110", "two Sidecars that select one pod";
+    MultipleSidecarsWithoutWorkloadSelectors = "IST0111", "two Sidecars for a whole namespace";
+    VirtualServiceDestinationPortSelectorRequired = "IST0112", "a destination with several ports and none named";
+    PortNameIsNotUnderNamingConvention = "IST0118", "a port whose name or appProtocol does not say its protocol";
     InvalidRegexp = "IST0122", "a regular expression is malformed";
+    NamespaceMultipleInjectionLabels = "IST0123", "a namespace with several labels that enrol its pods";
+    NoMatchingWorkloadsFound = "IST0127", "labels that no workload has";
+    NoServerCertificateVerificationDestinationLevel = "IST0128", "a server's certificate is not verified";
+    NoServerCertificateVerificationPortLevel = "IST0129", "a server's certificate is not verified on a port";
+    VirtualServiceUnreachableRule = "IST0130", "a rule that is never reached";
+    VirtualServiceIneffectiveMatch = "IST0131", "a match that is never reached";
+    VirtualServiceHostNotFoundInGateway = "IST0132", "a host that the gateway does not serve";
+    SchemaWarning = "IST0133", "a field's value is valid, but hardly what was meant";
+    ServiceEntryAddressesRequired = "IST0134", "a TCP host without an address of its own";
+    ConflictingGateways = "IST0145", "two Gateways for the same pods, port and hosts";
     Unreadable = "UM0001", "a file or folder cannot be read";
     Syntax = "UM0002", "a document is not well-formed YAML or JSON";
     NotAnObject = "UM0003", "a document is not a Kubernetes object (no apiVersion or kind)";
@@ -77,7 +94,6 @@ codes! {
     UnknownVersion = "UM0011", "an apiVersion that this version does not know for the kind";
     NoEndpoints = "UM0101", "a Service without endpoints";
     AddressTaken = "UM0102", "two Services with one address";
-    ProtocolUndeclared = "UM0103", "a port whose name or appProtocol does not say its protocol";
     NoClusterIp = "UM0104", "a Service without a cluster IP";
     BadAnnotation = "UM0105", "an annotation's value is not one we know";
     BadAddress = "UM0106", "not an IP address";
@@ -86,6 +102,8 @@ codes! {
     ExternalName = "UM0109", "an ExternalName Service is not balanced";
     NotSupported = "UM0110", "a field that this version does not act on";
     BadPort = "UM0111", "not a port number";
+    BadPolicy = "UM0112", "a RequestPolicy that cannot be in force as written";
+    HostTaken = "UM0113", "two ServiceEntries of a namespace with one host";
     HostNetwork = "UM0201", "a pod on the host's network cannot be in the mesh";
     PodAddressTaken = "UM0202", "two pods with one address";
     NoNetns = "UM0203", "a pod's network namespace is not known";

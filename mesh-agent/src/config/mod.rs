@@ -16,6 +16,7 @@ pub mod source;
 pub use diagnostic::{Code, Diagnostic, Severity};
 pub use resource::{Kind, ObjectKey, Provenance, Resource};
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What became different in the sources since the last batch.
@@ -26,10 +27,12 @@ pub struct Changes {
     pub deletes: Vec<ObjectKey>,
     /// Objects whose content is the same but which now stand elsewhere (another line, another file).
     pub moved: Vec<(ObjectKey, Provenance)>,
+    /// Addresses of names that ServiceEntries have resolved by DNS.
+    pub resolved: Vec<(Arc<str>, Vec<IpAddr>)>,
 }
 
 impl Changes {
     pub fn is_empty(&self) -> bool {
-        self.upserts.is_empty() && self.deletes.is_empty() && self.moved.is_empty()
+        self.upserts.is_empty() && self.deletes.is_empty() && self.moved.is_empty() && self.resolved.is_empty()
     }
 }

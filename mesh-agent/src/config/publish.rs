@@ -67,6 +67,7 @@ mod tests {
             touched_services: vec![ServiceName::new("a", "b")],
             touched_workloads: Vec::new(),
             touched_hosts: Vec::new(),
+            touched_scopes: false,
             diagnostics: Vec::new(),
         };
         assert!(publisher.publish(&update));

@@ -65,7 +65,7 @@ impl<T> ByHost<T> {
 }
 
 /// `*.b.c`, `*.c`, `*` for `a.b.c`; for `*.b.c` itself those that are wider.
-fn wildcards(host: &str) -> impl Iterator<Item = Cow<'static, str>> + '_ {
+pub fn wildcards(host: &str) -> impl Iterator<Item = Cow<'static, str>> + '_ {
     let base = host.strip_prefix("*.").unwrap_or(host);
     let suffixes = base.match_indices('.').map(move |(dot, _)| Cow::Owned(format!("*{}", &base[dot..])));
     suffixes.chain(std::iter::once(Cow::Borrowed("*")))

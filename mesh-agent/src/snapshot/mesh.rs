@@ -1,6 +1,7 @@
 //! What holds for the whole mesh (Istio's MeshConfig).
 
 use super::OutboundPolicy;
+use super::policy::{LocalityPolicy, TrafficPolicy};
 use super::route::{RetryOn, RetryPolicy};
 use serde::Serialize;
 use std::sync::Arc;
@@ -15,6 +16,10 @@ pub struct MeshSettings {
     pub outbound: OutboundPolicy,
     /// `defaultHttpRetryPolicy`: where no rule says anything; `None`: `attempts: 0`.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// `localityLbSetting`: where neither a DestinationRule nor the Service says anything.
+    pub locality: Arc<LocalityPolicy>,
+    /// `defaultTrafficPolicy`: where no DestinationRule speaks.
+    pub policy: Arc<TrafficPolicy>,
 }
 
 impl Default for MeshSettings {
@@ -24,6 +29,9 @@ impl Default for MeshSettings {
             cluster_domain: "cluster.local".into(),
             outbound: OutboundPolicy::AllowAny,
             retry: Some(Arc::new(RetryPolicy::proven())),
+            // Istio enables failover everywhere; it takes effect where outlier detection does.
+            locality: Arc::new(LocalityPolicy::Failover { regions: Vec::new(), always: false }),
+            policy: Arc::default(),
         }
     }
 }

@@ -18,7 +18,7 @@ mod workload;
 
 pub use egress::{EgressListener, EgressScope, OutboundPolicy, ScopedHost, ScopedNamespace, covers_host};
 pub use l4::{L4Host, L4Routes, TcpRoute, TlsRoute};
-pub use lookup::{Client, as_ip, host_names, is_subset, without_port};
+pub use lookup::{Client, as_ip, host_names, is_subset, wildcards, without_port};
 pub use mesh::MeshSettings;
 pub use service::{
     ClusterKey, Endpoint, EndpointHealth, EndpointSet, LbPolicy, PortKey, Protocol, Resolution, Service, ServiceName,
@@ -203,6 +203,10 @@ impl Snapshot {
     /// All of a host's DestinationRules, merged by namespace and selector, in order of age.
     pub fn set_destination_policies(&mut self, host: &Arc<str>, policies: Vec<Arc<DestinationPolicy>>) {
         self.policies.set(host, policies);
+    }
+
+    pub fn sidecars_of(&self, namespace: &str) -> &[Arc<EgressScope>] {
+        self.sidecars.get(namespace).map_or(&[], |scopes| &scopes[..])
     }
 
     /// All of a namespace's Sidecars in order of age.

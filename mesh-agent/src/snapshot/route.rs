@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The routes of one host, in the order in which they are tried.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct VirtualHost {
     /// `reviews.default.svc.cluster.local`, `*.example.com`, `*`
     pub host: Arc<str>,
@@ -61,7 +61,7 @@ pub struct RuleRef {
 }
 
 /// One rule: one `match` entry with the action of its route.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Route {
     /// Istio `<http.name>[.<match.name>]`, Gateway API `<ns>.<route>.<index>`, `default` for what we made.
     pub name: Arc<str>,

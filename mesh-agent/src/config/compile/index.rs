@@ -34,8 +34,15 @@ pub(super) struct Dirty {
     /// HTTPRoutes and GRPCRoutes.
     pub(super) routes: BTreeSet<ObjectKey>,
     pub(super) grants: BTreeSet<ObjectKey>,
+    pub(super) service_entries: BTreeSet<ObjectKey>,
+    pub(super) request_policies: BTreeSet<ObjectKey>,
+    /// Namespaces whose Sidecars changed.
+    pub(super) sidecars: BTreeSet<Arc<str>>,
     /// Services whose own object changed, not only their endpoints.
     pub(super) declared: BTreeSet<ServiceName>,
+    /// Names whose DNS answer changed.
+    pub(super) names: BTreeSet<Arc<str>>,
+    pub(super) mesh: bool,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +54,10 @@ pub(super) struct Index {
     pods_with: FxHashMap<NamespacedLabel, BTreeSet<PodName>>,
     /// Services under the first pair of their selector.
     selecting: FxHashMap<NamespacedLabel, BTreeSet<ServiceName>>,
+    /// By namespace: ServiceEntries with a `workloadSelector`, WorkloadEntries, Sidecars.
+    selecting_entries: FxHashMap<Arc<str>, BTreeSet<ObjectKey>>,
+    workload_entries: FxHashMap<Arc<str>, BTreeSet<ObjectKey>>,
+    sidecars: FxHashMap<Arc<str>, BTreeSet<ObjectKey>>,
 }
 
 impl Index {
@@ -94,6 +105,45 @@ impl Index {
         })
     }
 
+    /// WorkloadEntries of a namespace with all the labels; none for an empty selector.
+    pub(super) fn workload_entries<'a>(
+        &'a self,
+        namespace: &Arc<str>,
+        selector: &'a Labels,
+    ) -> impl Iterator<Item = &'a Arc<Resource>> {
+        let all = self.workload_entries.get(namespace).into_iter().flatten().filter_map(|key| self.objects.get(key));
+        all.filter(move |r| !selector.is_empty() && selects(selector, entry_labels(r)))
+    }
+
+    /// A namespace's Sidecars, oldest first.
+    pub(super) fn sidecars(&self, namespace: &Arc<str>) -> Vec<&Arc<Resource>> {
+        let all = self.sidecars.get(namespace).into_iter().flatten().filter_map(|key| self.objects.get(key));
+        let mut all: Vec<_> = all.collect();
+        all.sort_by_cached_key(|r| Age::of(r));
+        all
+    }
+
+    /// Every object, in no order.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.objects.values()
+    }
+
+    /// Marks everything that the mesh's settings go into.
+    pub(super) fn mark_all(&self, dirty: &mut Dirty) {
+        for r in self.objects.values() {
+            match &r.object {
+                Object::Service(_)
+                | Object::ServiceEntry(_)
+                | Object::VirtualService(_)
+                | Object::DestinationRule(_)
+                | Object::HttpRoute(_)
+                | Object::GrpcRoute(_)
+                | Object::RequestPolicy(_) => self.mark(r, dirty),
+                _ => {}
+            }
+        }
+    }
+
     fn link(&mut self, r: &Arc<Resource>) {
         let namespace = &r.key.namespace;
         match &r.object {
@@ -116,6 +166,15 @@ impl Index {
                 if let Some(service) = slice_service(r) {
                     self.slices.entry(service).or_default().insert(Arc::clone(&r.key.name), Arc::clone(r));
                 }
+            }
+            Object::ServiceEntry(entry) if entry.spec.workload_selector.is_some() => {
+                self.selecting_entries.entry(Arc::clone(namespace)).or_default().insert(r.key.clone());
+            }
+            Object::WorkloadEntry(_) => {
+                self.workload_entries.entry(Arc::clone(namespace)).or_default().insert(r.key.clone());
+            }
+            Object::Sidecar(_) => {
+                self.sidecars.entry(Arc::clone(namespace)).or_default().insert(r.key.clone());
             }
             _ => {}
         }
@@ -148,6 +207,9 @@ impl Index {
                     }
                 }
             }
+            Object::ServiceEntry(_) => discard(&mut self.selecting_entries, namespace, &r.key),
+            Object::WorkloadEntry(_) => discard(&mut self.workload_entries, namespace, &r.key),
+            Object::Sidecar(_) => discard(&mut self.sidecars, namespace, &r.key),
             _ => {}
         }
     }
@@ -166,6 +228,7 @@ impl Index {
                     let candidates = self.selecting.get(&label).into_iter().flatten();
                     dirty.services.extend(candidates.filter(|s| self.service_selects(s, &r.meta.labels)).cloned());
                 }
+                dirty.service_entries.extend(self.entries_selecting(r, &r.meta.labels));
             }
             Object::Service(_) => {
                 dirty.services.insert(service_name(&r.key));
@@ -173,6 +236,19 @@ impl Index {
             }
             Object::Endpoints(_) => {
                 dirty.services.insert(service_name(&r.key));
+            }
+            Object::ServiceEntry(_) => {
+                dirty.service_entries.insert(r.key.clone());
+            }
+            Object::WorkloadEntry(_) => dirty.service_entries.extend(self.entries_selecting(r, entry_labels(r))),
+            Object::Sidecar(_) => {
+                dirty.sidecars.insert(Arc::clone(&r.key.namespace));
+            }
+            Object::RequestPolicy(_) => {
+                dirty.request_policies.insert(r.key.clone());
+            }
+            Object::ConfigMap(_) => {
+                dirty.mesh |= &*r.key.name == super::mesh::NAME && &*r.key.namespace == super::mesh::NAMESPACE;
             }
             Object::EndpointSlice(_) => dirty.services.extend(slice_service(r)),
             Object::VirtualService(_) => {
@@ -189,6 +265,16 @@ impl Index {
             }
             _ => {}
         }
+    }
+
+    fn entries_selecting<'a>(&'a self, r: &Resource, labels: &'a Labels) -> impl Iterator<Item = ObjectKey> + use<'a> {
+        let entries = self.selecting_entries.get(&r.key.namespace).into_iter().flatten();
+        entries.filter(|key| self.entry_selects(key, labels)).cloned()
+    }
+
+    fn entry_selects(&self, key: &ObjectKey, labels: &Labels) -> bool {
+        let Some(Object::ServiceEntry(entry)) = self.objects.get(key).map(|r| &r.object) else { return false };
+        entry.spec.workload_selector.as_ref().is_some_and(|s| selects(&s.labels, labels))
     }
 
     fn service_selects(&self, name: &ServiceName, labels: &Labels) -> bool {
@@ -231,6 +317,14 @@ fn pod_name(key: &ObjectKey) -> PodName {
 fn slice_service(r: &Resource) -> Option<ServiceName> {
     let name = r.meta.labels.get(SERVICE_NAME_LABEL)?;
     Some(ServiceName { namespace: Arc::clone(&r.key.namespace), name: Arc::clone(name) })
+}
+
+/// A WorkloadEntry's labels are those of its workload.
+fn entry_labels(r: &Resource) -> &Labels {
+    match &r.object {
+        Object::WorkloadEntry(entry) if !entry.spec.labels.is_empty() => &entry.spec.labels,
+        _ => &r.meta.labels,
+    }
 }
 
 fn selects(selector: &Labels, labels: &Labels) -> bool {

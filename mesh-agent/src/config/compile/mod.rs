@@ -4,14 +4,21 @@
 //! depends on the set of objects in force only, never on their order of arrival or batching; a change costs what it
 //! touches, whatever the number of services; what did not change keeps its `Arc`.
 
+mod analyze;
 mod claims;
 mod endpoints;
+mod entries;
 mod gateway_api;
 mod index;
+mod mesh;
 mod names;
+mod overlay;
 mod protocol;
 mod route;
+mod scopes;
 mod service;
+mod service_entry;
+mod sidecar;
 mod traffic;
 mod traffic_policy;
 mod workload;
@@ -23,12 +30,12 @@ use super::diagnostic::{Code, Diagnostic};
 use super::resource::{Kind, Object, ObjectKey, Resource};
 use super::{Changes, resource};
 use crate::addr::EndpointAddr;
-use crate::snapshot::route::Visibility;
 use crate::snapshot::{Locality, PortKey, Service, ServiceName, Snapshot, Workload, WorkloadKey};
 use claims::Claims;
 use endpoints::{Origin, View};
 use gateway_api::GatewayApi;
 use index::{Age, Dirty, Index, PodName, pod_key, service_key};
+use mesh::Mesh;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -57,6 +64,8 @@ pub struct Update {
     pub touched_workloads: Vec<WorkloadKey>,
     /// Hosts (FQDN or wildcard) whose routes or policies are new, different or gone.
     pub touched_hosts: Vec<Arc<str>>,
+    /// Whether Sidecars or what holds for the whole mesh are different.
+    pub touched_scopes: bool,
     /// Those that this batch brought up; [`Compiler::diagnostics`] has all.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -64,7 +73,10 @@ pub struct Update {
 impl Update {
     /// Whether the snapshot differs from the one before.
     pub fn is_change(&self) -> bool {
-        !self.touched_services.is_empty() || !self.touched_workloads.is_empty() || !self.touched_hosts.is_empty()
+        self.touched_scopes
+            || !self.touched_services.is_empty()
+            || !self.touched_workloads.is_empty()
+            || !self.touched_hosts.is_empty()
     }
 }
 
@@ -77,6 +89,13 @@ pub struct Compiler {
     workloads: FxHashMap<PodName, WorkloadKey>,
     pod_ips: Claims<IpAddr, PodName>,
     vips: Claims<IpAddr, ServiceName>,
+    /// Hosts of ServiceEntries and the entries that define them.
+    entries: Claims<ServiceName, ObjectKey>,
+    /// Addresses that hosts without one may get.
+    auto_vips: Claims<IpAddr, ServiceName>,
+    /// Answers of DNS.
+    resolved: FxHashMap<Arc<str>, Vec<IpAddr>>,
+    mesh: Mesh,
     /// Pod addresses and ports that headless Services speak for.
     headless: Claims<EndpointAddr, PortKey>,
     asked: Asked,
@@ -99,10 +118,17 @@ pub fn compile(
 
 impl Compiler {
     pub fn new(settings: Settings) -> Self {
+        let mesh = mesh::compile(None, &settings.cluster_domain, &mut Vec::new());
+        let mut snapshot = Snapshot::default();
+        snapshot.set_mesh(Arc::clone(&mesh.settings));
         Self {
             settings,
             index: Index::default(),
-            snapshot: Snapshot::default(),
+            snapshot,
+            entries: Claims::default(),
+            auto_vips: Claims::default(),
+            resolved: FxHashMap::default(),
+            mesh,
             workloads: FxHashMap::default(),
             pod_ips: Claims::default(),
             vips: Claims::default(),
@@ -123,13 +149,26 @@ impl Compiler {
         for new in changes.upserts {
             self.index.put(&new.key, Some(&new), &mut dirty);
         }
+        for (name, addresses) in changes.resolved {
+            if self.resolved.get(&name) != Some(&addresses) {
+                self.resolved.insert(Arc::clone(&name), addresses);
+                dirty.names.insert(name);
+            }
+        }
         self.relocate(&changes.moved);
         let mut news = Vec::new();
+        let touched_scopes = self.apply_scopes(&mut dirty, &mut news);
         let touched_workloads = self.apply_workloads(&mut dirty, &mut news);
         let touched_hosts: Vec<_> = self.apply_traffic(&dirty, &mut news).into_iter().collect();
         let touched_services = self.apply_services(dirty, &mut news);
-        let mut update =
-            Update { snapshot: Arc::default(), touched_services, touched_workloads, touched_hosts, diagnostics: news };
+        let mut update = Update {
+            snapshot: Arc::default(),
+            touched_services,
+            touched_workloads,
+            touched_hosts,
+            touched_scopes,
+            diagnostics: news,
+        };
         if update.is_change() {
             self.snapshot.generation += 1;
         }
@@ -249,17 +288,26 @@ impl Compiler {
         for node in &dirty.nodes {
             self.asked.about_node(node, &mut dirty.services);
         }
+        self.apply_entries(&mut dirty, news);
         let mut contested = BTreeSet::new();
         for name in &dirty.services {
-            let changed = match self.service(name) {
-                Some((r, spec)) if !service::is_external(spec) => {
-                    let (age, vips) = (Age::of(r), service::vips(spec, &mut Vec::new()));
-                    self.vips.set(name, &age, &vips)
-                }
-                _ => self.vips.clear(name),
+            let (written, auto) = match (self.service(name), self.entry_addresses(name)) {
+                (Some((_, spec)), _) if service::is_external(spec) => (None, None),
+                (Some((r, spec)), _) => (Some((Age::of(r), service::vips(spec, &mut Vec::new()))), None),
+                (None, Some((age, written, auto))) => (Some((age.clone(), written)), Some((age, auto))),
+                (None, None) => (None, None),
             };
-            for vip in changed {
-                contested.extend(self.vips.claimants(&vip).cloned());
+            let changed = match written {
+                Some((age, vips)) => self.vips.set(name, &age, &vips),
+                None => self.vips.clear(name),
+            };
+            let changed_auto = match auto {
+                Some((age, vips)) => self.auto_vips.set(name, &age, &vips),
+                None => self.auto_vips.clear(name),
+            };
+            for vip in changed.iter().chain(&changed_auto) {
+                contested.extend(self.vips.claimants(vip).cloned());
+                contested.extend(self.auto_vips.claimants(vip).cloned());
             }
         }
         dirty.services.append(&mut contested);
@@ -299,6 +347,7 @@ impl Compiler {
     ) -> Option<Service> {
         let mut asked = Questions::default();
         let mut found: Vec<endpoints::Found<'_>> = Vec::new();
+        let entry = self.service(name).is_none();
         let compiled = self.service(name).map(|(r, spec)| {
             let mut own = Vec::new();
             let mut vips = service::vips(spec, &mut own);
@@ -333,12 +382,26 @@ impl Compiler {
                 },
             };
             let cluster_domain = &*self.settings.cluster_domain;
-            let input = service::Input { resource: r, spec, name: name.clone(), cluster_domain, vips, origin, former };
+            let input = service::Input {
+                resource: r,
+                spec,
+                name: name.clone(),
+                cluster_domain,
+                vips,
+                origin,
+                former,
+                export: &self.mesh.service_export,
+            };
             service::compile(input, &mut view, &mut found)
         });
+        let compiled = compiled.or_else(|| self.compile_entry(name, former, &mut asked, &mut found));
         let found = found.into_iter().map(|(r, d)| (r.map(|r| (r.key.clone(), r.place.clone())), d)).collect();
         self.asked.set(name, asked);
-        self.report(service_key(name), found, news);
+        // A name may have been an entry's host before, or become one.
+        let (own, other) = (service_key(name), entries::host_key(name));
+        let (own, other) = if entry { (other, own) } else { (own, other) };
+        self.report(other, Vec::new(), news);
+        self.report(own, found, news);
         compiled
     }
 
@@ -382,18 +445,6 @@ impl Compiler {
             differs |= self.snapshot.set_headless(addr, self.headless.winner(&addr));
         }
         differs
-    }
-
-    fn route_defaults(&self) -> route::Defaults {
-        route::Defaults {
-            domain: Arc::clone(&self.settings.cluster_domain),
-            export: Visibility::Public,
-            retry: self.snapshot.mesh().retry.clone(),
-        }
-    }
-
-    fn policy_defaults(&self) -> traffic_policy::Defaults {
-        traffic_policy::Defaults { domain: Arc::clone(&self.settings.cluster_domain), ..Default::default() }
     }
 
     fn pod(&self, name: &PodName) -> Option<(&Resource, &resource::Pod)> {
@@ -444,6 +495,9 @@ struct Asked {
     pods: FxHashMap<PodName, FxHashSet<ServiceName>>,
     ips: FxHashMap<IpAddr, FxHashSet<ServiceName>>,
     nodes: FxHashMap<Arc<str>, FxHashSet<ServiceName>>,
+    services: FxHashMap<ServiceName, FxHashSet<ServiceName>>,
+    /// Names that DNS resolves.
+    names: FxHashMap<Arc<str>, FxHashSet<ServiceName>>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -451,6 +505,8 @@ struct Questions {
     pods: BTreeSet<PodName>,
     ips: BTreeSet<IpAddr>,
     nodes: BTreeSet<Arc<str>>,
+    services: BTreeSet<ServiceName>,
+    names: BTreeSet<Arc<str>>,
 }
 
 impl Asked {
@@ -459,6 +515,8 @@ impl Asked {
         swap(&mut self.pods, service, &old.pods, &new.pods);
         swap(&mut self.ips, service, &old.ips, &new.ips);
         swap(&mut self.nodes, service, &old.nodes, &new.nodes);
+        swap(&mut self.services, service, &old.services, &new.services);
+        swap(&mut self.names, service, &old.names, &new.names);
         if new != Questions::default() {
             self.by.insert(service.clone(), new);
         }
@@ -470,6 +528,14 @@ impl Asked {
 
     fn about_ip(&self, ip: IpAddr, services: &mut BTreeSet<ServiceName>) {
         services.extend(self.ips.get(&ip).into_iter().flatten().cloned());
+    }
+
+    fn about_service(&self, name: &ServiceName, services: &mut BTreeSet<ServiceName>) {
+        services.extend(self.services.get(name).into_iter().flatten().cloned());
+    }
+
+    fn about_name(&self, name: &Arc<str>, services: &mut BTreeSet<ServiceName>) {
+        services.extend(self.names.get(name).into_iter().flatten().cloned());
     }
 
     fn about_node(&self, node: &Arc<str>, services: &mut BTreeSet<ServiceName>) {

@@ -40,6 +40,14 @@ fn app_protocol(value: &str) -> Option<Protocol> {
     }
 }
 
+/// Of a ServiceEntry's port: its protocol, else its name, else its number; none for a protocol that is not known.
+pub(super) fn declared(protocol: &str, name: &str, number: u16) -> Option<Protocol> {
+    if protocol.is_empty() {
+        return Some(by_name(name).or_else(|| by_number(number.into())).unwrap_or(Protocol::Detect));
+    }
+    by_name(protocol)
+}
+
 /// `<protocol>[-suffix]`, case-blind.
 fn by_name(name: &str) -> Option<Protocol> {
     let name = name.to_ascii_lowercase();

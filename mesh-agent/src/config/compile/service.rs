@@ -1,16 +1,23 @@
 //! Service → compiled Service: addresses, ports, protocols, policies, endpoints.
 
 use super::endpoints::{Found, Origin, View, endpoints, pod_port, port_number};
+use super::names::visibility;
 use super::protocol::{Declared, protocol};
 use super::workload::not_an_address;
 use crate::config::diagnostic::{Code, Diagnostic};
 use crate::config::resource::{self, Resource, ServiceSpec, TargetPort};
-use crate::snapshot::{EndpointSet, LbPolicy, PortKey, Protocol, Service, ServiceName, ServicePort};
+use crate::snapshot::route::Visibility;
+use crate::snapshot::{
+    EndpointSet, LbPolicy, PortKey, Protocol, Service, ServiceName, ServicePort, TrafficDistribution,
+};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// On a Service: `round-robin`, `least-request`, `peak-ewma` or `random`.
 pub const LOAD_BALANCER_ANNOTATION: &str = "undermesh.dev/load-balancer";
+
+const EXPORT_ANNOTATION: &str = "networking.istio.io/exportTo";
+const TRAFFIC_DISTRIBUTION_ANNOTATION: &str = "networking.istio.io/traffic-distribution";
 
 /// `spec.clusterIPs`, else `spec.clusterIP`; those that are none are named.
 pub(super) fn vips(spec: &ServiceSpec, diagnostics: &mut Vec<Diagnostic>) -> Vec<IpAddr> {
@@ -46,6 +53,8 @@ pub(super) struct Input<'r, 'a> {
     pub(super) origin: Origin<'a>,
     /// Lends what stayed the same, so that unchanged ports keep their `Arc`.
     pub(super) former: Option<&'r Service>,
+    /// Where the Service says nothing (`defaultServiceExportTo`).
+    pub(super) export: &'r Visibility,
 }
 
 /// Compiles one Service.
@@ -54,6 +63,7 @@ pub(super) fn compile<'a>(input: Input<'_, 'a>, view: &mut View<'_>, found: &mut
     let mut own = Vec::new();
     let mut ports: Vec<Arc<ServicePort>> = Vec::new();
     let lb = load_balancer(input.resource, &mut own);
+    let traffic_distribution = traffic_distribution(input.resource, spec, &mut own);
     if is_external(spec) {
         let message =
             format!("ExternalName: callers are sent to {} by DNS; the mesh does not balance it", spec.external_name);
@@ -68,6 +78,8 @@ pub(super) fn compile<'a>(input: Input<'_, 'a>, view: &mut View<'_>, found: &mut
     found.extend(own.into_iter().map(|diagnostic| (None, diagnostic)));
     let host = input.name.host(input.cluster_domain);
     Service {
+        export: export(input.resource, input.export),
+        traffic_distribution,
         vips: if is_external(spec) { Vec::new() } else { input.vips },
         headless: is_headless(spec),
         ports,
@@ -139,6 +151,33 @@ fn compile_port<'a>(
     }
 }
 
+/// `networking.istio.io/exportTo`, separated by commas.
+fn export(r: &Resource, default: &Visibility) -> Visibility {
+    let list = r.meta.annotations.get(EXPORT_ANNOTATION);
+    let list: Vec<Arc<str>> = list.into_iter().flat_map(|l| l.split(',')).map(|name| name.trim().into()).collect();
+    visibility(&list, default)
+}
+
+/// The field, or Istio's annotation for clusters that do not have it yet.
+fn traffic_distribution(r: &Resource, spec: &ServiceSpec, own: &mut Vec<Diagnostic>) -> Option<TrafficDistribution> {
+    let annotation = r.meta.annotations.get(TRAFFIC_DISTRIBUTION_ANNOTATION);
+    let (value, field) = match annotation {
+        Some(value) => (value, format!("metadata.annotations[{TRAFFIC_DISTRIBUTION_ANNOTATION}]")),
+        None => (&spec.traffic_distribution, "spec.trafficDistribution".to_owned()),
+    };
+    match &**value {
+        "" => None,
+        "PreferClose" | "PreferSameZone" => Some(TrafficDistribution::SameZone),
+        "PreferSameNode" => Some(TrafficDistribution::SameNode),
+        other => {
+            let diagnostic =
+                Diagnostic::error(Code::BadAnnotation, format!("{other:?} is not one we know; it has no effect"));
+            own.push(diagnostic.field(field).fix("write PreferSameZone, PreferClose or PreferSameNode"));
+            None
+        }
+    }
+}
+
 fn load_balancer(r: &Resource, own: &mut Vec<Diagnostic>) -> LbPolicy {
     match r.meta.annotations.get(LOAD_BALANCER_ANNOTATION).map(|v| &**v) {
         None => LbPolicy::Default,
@@ -168,11 +207,6 @@ fn address_advice(spec: &ServiceSpec, vips: &[IpAddr], own: &mut Vec<Diagnostic>
                 .fix("files are taken as they are and no address is allocated: write a clusterIP, or None for a headless Service"),
         );
     }
-    if &*spec.session_affinity == "ClientIP" {
-        let message = "ClientIP is not in force: requests are balanced without affinity";
-        let diagnostic = Diagnostic::warning(Code::NotSupported, message).field("spec.sessionAffinity");
-        own.push(diagnostic.fix("remove it if affinity is not needed"));
-    }
 }
 
 fn protocol_advice(
@@ -190,15 +224,17 @@ fn protocol_advice(
         Declared::Yes => return None,
         Declared::No => {
             let message = format!("port {} declares no protocol; {then}", port.port);
-            Diagnostic::info(Code::ProtocolUndeclared, message).field(format!("spec.ports[{i}].name"))
+            Diagnostic::info(Code::PortNameIsNotUnderNamingConvention, message).field(format!("spec.ports[{i}].name"))
         }
         Declared::UnknownName => {
             let message = format!("port name {:?} does not begin with a protocol; {then}", &*port.name);
-            Diagnostic::warning(Code::ProtocolUndeclared, message).field(format!("spec.ports[{i}].name"))
+            Diagnostic::warning(Code::PortNameIsNotUnderNamingConvention, message)
+                .field(format!("spec.ports[{i}].name"))
         }
         Declared::UnknownAppProtocol => {
             let message = format!("appProtocol {:?} is not one we know; {then}", &*port.app_protocol);
-            Diagnostic::warning(Code::ProtocolUndeclared, message).field(format!("spec.ports[{i}].appProtocol"))
+            Diagnostic::warning(Code::PortNameIsNotUnderNamingConvention, message)
+                .field(format!("spec.ports[{i}].appProtocol"))
         }
     };
     Some(diagnostic.fix(FIX))

@@ -6,6 +6,8 @@ use crate::config::resource::parse::parse;
 use crate::snapshot::{Destination, EndpointHealth, Enrolment, LbPolicy, OutsideReason, Protocol};
 use std::path::Path;
 
+mod analysis;
+mod entries;
 mod gateway_api;
 mod property;
 mod routes;
@@ -207,17 +209,16 @@ status: {{podIPs: [{{ip: 10.0.0.1}}, {{ip: 10.0.0}}]}}
         "info UM0203 t.yaml:63 Pod shop/thief metadata.annotations[undermesh.dev/netns]: in the mesh by its labels",
         "info UM0201 t.yaml:57 Pod shop/hosted spec.hostNetwork: hostNetwork",
         "info UM0104 t.yaml:47 Service shop/bare spec.clusterIP: no clusterIP",
-        "warning UM0110 t.yaml:47 Service shop/bare spec.sessionAffinity: ClientIP is not in force",
         "warning UM0101 t.yaml:47 Service shop/bare spec.selector: no endpoints: it has no selector",
         "error UM0106 t.yaml:42 Service shop/empty spec.clusterIP: \"10.96.0.300\" is not an IP address",
         "error UM0111 t.yaml:42 Service shop/empty spec.ports[0].port: 70000 is not a port number",
-        "info UM0103 t.yaml:42 Service shop/empty spec.ports[1].name: port 8080 declares no protocol",
+        "info IST0118 t.yaml:42 Service shop/empty spec.ports[1].name: port 8080 declares no protocol",
         "error UM0107 t.yaml:42 Service shop/empty spec.ports[2].port: TCP port 8080 is declared twice",
         "warning UM0101 t.yaml:42 Service shop/empty spec.selector: no endpoints: no EndpointSlice, Endpoints or Pod matches (selector app=ghost)",
         "info UM0109 t.yaml:52 Service shop/out spec.externalName: ExternalName: callers are sent to example.com",
         "error UM0102 t.yaml:37 Service shop/twin spec.clusterIP: 10.96.0.1 is already the address of Service shop/cart (t.yaml:10)",
         "error UM0105 t.yaml:37 Service shop/twin metadata.annotations[undermesh.dev/load-balancer]: \"fastest\" is no load-balancing policy",
-        "warning UM0103 t.yaml:37 Service shop/twin spec.ports[0].name: port name \"nonsense\" does not begin with a protocol",
+        "warning IST0118 t.yaml:37 Service shop/twin spec.ports[0].name: port name \"nonsense\" does not begin with a protocol",
         "warning UM0108 t.yaml:37 Service shop/twin spec.ports[0].targetPort: none of the 2 matching pods has a TCP container port named \"nowhere\"",
         "warning UM0101 t.yaml:37 Service shop/twin spec.selector: no endpoints: matching pods have no address or not the target port",
     ];

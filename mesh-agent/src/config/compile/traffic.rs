@@ -5,15 +5,18 @@
 
 use super::claims::Claims;
 use super::index::{Age, Dirty};
+use super::overlay::{self, Overlay};
 use super::route::{self, Compiled};
-use super::traffic_policy;
-use super::{Compiler, Found};
+use super::traffic_policy::{self, Group};
+use super::{Compiler, Found, entries};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::resource::istio::{destination_rule, virtual_service};
-use crate::config::resource::{Object, ObjectKey, Resource};
-use crate::snapshot::L4Host;
-use crate::snapshot::policy::DestinationPolicy;
-use crate::snapshot::route::{Route, VirtualHost};
+use crate::config::resource::{Object, ObjectKey, Resource, request_policy};
+use crate::snapshot::policy::{
+    Balancer, ConsistentHash, DestinationPolicy, HashKey, HashTable, PortPolicies, TrafficPolicy,
+};
+use crate::snapshot::route::{Route, RuleRef, VirtualHost, Visibility};
+use crate::snapshot::{L4Host, covers_host, wildcards};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,12 +30,34 @@ pub(super) struct Traffic {
     roots: FxHashMap<ObjectKey, BTreeSet<ObjectKey>>,
     delegates: FxHashMap<ObjectKey, Vec<ObjectKey>>,
     destination_rules: Claims<Arc<str>, ObjectKey>,
+    /// RequestPolicies by the hosts they are for.
+    request_policies: Claims<Arc<str>, ObjectKey>,
+    overlays: FxHashMap<ObjectKey, Arc<Overlay>>,
 }
 
 impl Traffic {
     /// VirtualServices of a host, oldest first.
     pub(super) fn of_host(&self, host: &Arc<str>) -> impl Iterator<Item = (&ObjectKey, &Arc<Compiled>)> {
         self.virtual_services.claimants(host).filter_map(|key| Some((key, self.compiled.get(key)?)))
+    }
+
+    /// RequestPolicies of a host that are about something, oldest first.
+    fn overlays_of(&self, host: &Arc<str>, about: fn(&Overlay) -> bool) -> Vec<&Overlay> {
+        let all = self.request_policies.claimants(host).filter_map(|key| self.overlays.get(key));
+        all.map(|o| &**o).filter(|o| about(o)).collect()
+    }
+
+    /// Hosts with RequestPolicies that one of the wildcards covers: what is laid over them is made of those, too.
+    fn overlaid_under(&self, hosts: &BTreeSet<Arc<str>>) -> Vec<Arc<str>> {
+        if self.overlays.is_empty() || !hosts.iter().any(|host| host.starts_with('*')) {
+            return Vec::new();
+        }
+        let all = self.overlays.values().flat_map(|o| &o.hosts);
+        all.filter(|exact| hosts.iter().any(|wild| covers_host(wild, exact))).cloned().collect()
+    }
+
+    pub(super) fn compiled(&self, key: &ObjectKey) -> Option<&Arc<Compiled>> {
+        self.compiled.get(key)
     }
 
     fn set_delegates(&mut self, root: &ObjectKey, new: Vec<ObjectKey>) {
@@ -57,18 +82,22 @@ impl Compiler {
     /// Puts routes and policies in force. Returns the hosts about which something changed.
     pub(super) fn apply_traffic(&mut self, dirty: &Dirty, news: &mut Vec<Diagnostic>) -> BTreeSet<Arc<str>> {
         let mut touched = BTreeSet::new();
-        let mut hosts = self.apply_virtual_services(dirty, news);
-        hosts.append(&mut self.apply_gateway_api(dirty, &hosts, news));
-        for host in hosts {
+        let overlaid = self.apply_request_policies(dirty, news);
+        let mut routed = self.apply_virtual_services(dirty, news);
+        routed.append(&mut self.apply_gateway_api(dirty, &routed, news));
+        routed.extend(self.traffic.overlaid_under(&routed));
+        routed.extend(overlaid.iter().cloned());
+        for host in routed {
             if self.settle_routes(&host) {
                 touched.insert(host);
             }
         }
-        let mut hosts = BTreeSet::new();
+        let mut hosts = overlaid;
+        let defaults = self.mesh.policies.clone();
+        hosts.extend(dirty.declared.iter().map(|name| name.host(&self.settings.cluster_domain).into()));
         for key in &dirty.destination_rules {
             let rule = self.index.get(key).and_then(destination_rule);
-            let defaults = self.policy_defaults();
-            let host = rule.map(|(r, spec)| traffic_policy::host(r, spec, &defaults));
+            let host = rule.map(|(r, spec)| Group::of(r, spec, &defaults).host);
             hosts.extend(self.traffic.destination_rules.clear(key));
             match (rule, host) {
                 (Some((r, _)), Some(host)) => {
@@ -79,6 +108,7 @@ impl Compiler {
                 _ => self.report(key.clone(), Vec::new(), news),
             }
         }
+        hosts.extend(self.traffic.overlaid_under(&hosts));
         for host in hosts {
             if self.settle_policies(&host, news) {
                 touched.insert(host);
@@ -98,7 +128,7 @@ impl Compiler {
             keys.extend(new.iter().flatten().cloned());
             self.traffic.set_delegates(key, new.unwrap_or_default());
         }
-        let defaults = self.route_defaults();
+        let defaults = self.mesh.routes.clone();
         let mut hosts = BTreeSet::new();
         for key in keys {
             let mut found = Vec::new();
@@ -132,9 +162,9 @@ impl Compiler {
     /// Everything that speaks about the requests for a host: Istio's objects, then the Gateway API's, then our default.
     fn settle_routes(&mut self, host: &Arc<str>) -> bool {
         let former: Vec<Arc<VirtualHost>> = self.snapshot.virtual_hosts_of(host).to_vec();
-        let new = self.traffic.of_host(host).filter_map(|(_, compiled)| compiled.virtual_host(host));
-        let new = new.chain(self.gateway_api.virtual_hosts(host));
-        let new: Vec<_> = new.map(|new| keep(&former, new)).collect();
+        let overlays = self.traffic.overlays_of(host, Overlay::is_about_routes);
+        let new: Vec<_> = self.candidates(host, !overlays.is_empty());
+        let new: Vec<_> = new.into_iter().map(|v| keep(&former, Overlay::on_routes(&overlays, v))).collect();
         let former_l4: Vec<Arc<L4Host>> = self.snapshot.l4_hosts_of(host).to_vec();
         let l4 = self.traffic.of_host(host).filter_map(|(_, compiled)| compiled.l4_host(host));
         let l4: Vec<_> = l4.map(|new| keep(&former_l4, new)).collect();
@@ -146,27 +176,78 @@ impl Compiler {
         changed
     }
 
+    /// The routes of a host before anything is laid over them. `whole`: with what holds where nobody speaks.
+    fn candidates(&self, host: &Arc<str>, whole: bool) -> Vec<VirtualHost> {
+        let of = |key: &Arc<str>| {
+            let all = self.traffic.of_host(key).filter_map(|(_, compiled)| compiled.virtual_host(host));
+            all.collect::<Vec<_>>()
+        };
+        let mut found = of(host);
+        found.extend(self.gateway_api.virtual_hosts(host));
+        if whole {
+            if found.is_empty() {
+                found = wildcards(host).map(|key| of(&key.as_ref().into())).find(|f| !f.is_empty()).unwrap_or_default();
+            }
+            found.push(overlay::default_host(host, &self.mesh.routes));
+        }
+        found
+    }
+
+    /// Compiles the RequestPolicies that changed; returns their hosts, former and new.
+    fn apply_request_policies(&mut self, dirty: &Dirty, news: &mut Vec<Diagnostic>) -> BTreeSet<Arc<str>> {
+        let mut hosts = BTreeSet::new();
+        for key in &dirty.request_policies {
+            let mut found = Vec::new();
+            let new = self.index.get(key).and_then(request_policy).map(|(r, spec)| {
+                let root = &self.mesh.settings.root_namespace;
+                (Age::of(r), overlay::compile(r, spec, root, &self.mesh.routes, &mut found))
+            });
+            hosts.extend(self.traffic.request_policies.clear(key));
+            self.traffic.overlays.remove(key);
+            if let Some((age, new)) = new {
+                self.traffic.request_policies.set(key, &age, &new.hosts);
+                hosts.extend(new.hosts.iter().cloned());
+                self.traffic.overlays.insert(key.clone(), Arc::new(new));
+            }
+            self.report(key.clone(), found.into_iter().map(|d| (None, d)).collect(), news);
+        }
+        hosts
+    }
+
     fn settle_policies(&mut self, host: &Arc<str>, news: &mut Vec<Diagnostic>) -> bool {
-        let defaults = self.policy_defaults();
+        let defaults = &self.mesh.policies;
+        let overlays = self.traffic.overlays_of(host, Overlay::is_about_policies);
         let keys: Vec<ObjectKey> = self.traffic.destination_rules.claimants(host).cloned().collect();
+        let mut all = keys.clone();
+        if !overlays.is_empty() {
+            // A wider host's rules would not be looked at behind this one's: they are taken in after its own.
+            for wider in wildcards(host) {
+                all.extend(self.traffic.destination_rules.claimants(&wider.as_ref().into()).cloned());
+            }
+        }
         let mut found: Vec<Found> = Vec::new();
-        let new = {
+        let mut new = {
             type Rules<'a> = Vec<(&'a Resource, &'a destination_rule::Spec)>;
-            let mut groups: Vec<(Arc<str>, traffic_policy::Group, Rules<'_>)> = Vec::new();
-            for (r, spec) in keys.iter().filter_map(|key| self.index.get(key).and_then(destination_rule)) {
-                let alike = traffic_policy::group(spec, &defaults);
-                match groups.iter_mut().find(|(ns, group, _)| *ns == r.key.namespace && *group == alike) {
-                    Some((.., rules)) => rules.push((r, spec)),
-                    None => groups.push((Arc::clone(&r.key.namespace), alike, vec![(r, spec)])),
+            let mut groups: Vec<(Group, Rules<'_>)> = Vec::new();
+            for (r, spec) in all.iter().filter_map(|key| self.index.get(key).and_then(destination_rule)) {
+                let alike = Group::of(r, spec, defaults);
+                match groups.iter_mut().find(|(group, _)| *group == alike) {
+                    Some((_, rules)) => rules.push((r, spec)),
+                    None => groups.push((alike, vec![(r, spec)])),
                 }
             }
-            let compile =
-                |(_, group, rules): (_, _, Rules<'_>)| traffic_policy::compile(group, &rules, &defaults, &mut found);
+            let compile = |(mut group, rules): (Group, Rules<'_>)| {
+                group.host = Arc::clone(host);
+                let policy = traffic_policy::compile(group, &rules, defaults, &mut found)?;
+                Some(Overlay::on_policy(&overlays, policy))
+            };
             groups.into_iter().filter_map(compile).collect::<Vec<_>>()
         };
+        new.extend(self.fallback_policies(host, &overlays));
         let mut by_rule: BTreeMap<ObjectKey, Vec<Found>> = keys.into_iter().map(|key| (key, Vec::new())).collect();
         for (object, diagnostic) in found {
-            if let Some((key, place)) = object {
+            // A wider host's rules are judged with their own host.
+            if let Some((key, place)) = object.filter(|(key, _)| by_rule.contains_key(key)) {
                 by_rule.entry(key.clone()).or_default().push((Some((key, place)), diagnostic));
             }
         }
@@ -180,6 +261,34 @@ impl Compiler {
             self.snapshot.set_destination_policies(host, new);
         }
         changed
+    }
+}
+
+impl Compiler {
+    /// What holds for a Service where no DestinationRule speaks: `sessionAffinity`, and a RequestPolicy's ages.
+    fn fallback_policies(&self, host: &Arc<str>, overlays: &[&Overlay]) -> Option<DestinationPolicy> {
+        let name = entries::kubernetes_service(host, &self.settings.cluster_domain);
+        let service = name.as_ref().and_then(|name| self.service(name));
+        let sticky = service.filter(|(_, spec)| &*spec.session_affinity == "ClientIP");
+        let namespace = name.as_ref().map_or(&self.mesh.settings.root_namespace, |name| &name.namespace);
+        let mut base = TrafficPolicy::clone(&self.mesh.settings.policy);
+        let mut rules = Vec::new();
+        if let Some((r, _)) = sticky {
+            let table = HashTable::Maglev { table_size: traffic_policy::MAGLEV_TABLE };
+            base.balancer = Balancer::ConsistentHash(Arc::new(ConsistentHash { key: HashKey::SourceIp, table }));
+            rules.push(RuleRef { object: Some(r.key.clone()), field: "spec.sessionAffinity".into() });
+        }
+        rules.extend(overlays.iter().map(|o| o.rule.clone()));
+        let policy = DestinationPolicy {
+            host: Arc::clone(host),
+            namespace: Arc::clone(namespace),
+            export: Visibility::Public,
+            selector: BTreeMap::new(),
+            rules,
+            policies: PortPolicies { base: Arc::new(base), ports: Vec::new() },
+            subsets: Vec::new(),
+        };
+        (!policy.rules.is_empty()).then(|| Overlay::on_policy(overlays, policy))
     }
 }
 
@@ -198,6 +307,11 @@ fn keep_routes(former: &[Arc<Route>], new: &mut [Arc<Route>]) {
 
 pub(super) fn virtual_service(r: &Arc<Resource>) -> Option<(&Resource, &virtual_service::Spec)> {
     let Object::VirtualService(object) = &r.object else { return None };
+    Some((r, &object.spec))
+}
+
+pub(super) fn request_policy(r: &Arc<Resource>) -> Option<(&Resource, &request_policy::Spec)> {
+    let Object::RequestPolicy(object) = &r.object else { return None };
     Some((r, &object.spec))
 }
 

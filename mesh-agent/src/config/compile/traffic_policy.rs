@@ -5,7 +5,7 @@ use crate::config::diagnostic::{Code, Diagnostic};
 use crate::config::resource::istio::destination_rule::{
     self as wire, ConnectionPool as WirePool, LoadBalancer, PortPolicy, Spec,
 };
-use crate::config::resource::{Labels, Resource};
+use crate::config::resource::{Labels, ObjectKey, Resource};
 use crate::snapshot::policy::{
     Balancer, ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, DestinationPolicy, Distribution, H2Upgrade,
     HashKey, HashTable, LocalityPolicy, OutlierDetection, PortPolicies, ProxyProtocol, RetryBudget, Subset,
@@ -18,32 +18,37 @@ use std::time::Duration;
 /// Envoy's and Istio's defaults and limits.
 const MINIMUM_RING: u64 = 1024;
 const MAXIMUM_RING: u64 = 8_388_608;
-const MAGLEV_TABLE: u64 = 65_537;
+pub(super) const MAGLEV_TABLE: u64 = 65_537;
 const MAXIMUM_MAGLEV: u64 = 5_000_011;
 
 /// What holds for every DestinationRule (MeshConfig).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Defaults {
     pub(super) domain: Arc<str>,
-    pub(super) export: Option<Visibility>,
+    pub(super) export: Visibility,
     /// `defaultTrafficPolicy`
     pub(super) pool: Option<WirePool>,
     pub(super) outlier: Option<wire::OutlierDetection>,
 }
 
-/// Which DestinationRules are merged: those of one host and namespace that are alike in who may use them.
-pub(super) type Group = (Visibility, Labels);
-
-pub(super) fn group(spec: &Spec, defaults: &Defaults) -> Group {
-    let selector = spec.workload_selector.as_ref().map(|s| s.labels.clone()).unwrap_or_default();
-    let default = defaults.export.clone().unwrap_or(Visibility::Public);
-    // "workloadSelector: DR is private to its namespace".
-    let export = if selector.is_empty() { visibility(&spec.export_to, &default) } else { Visibility::Private };
-    (export, selector)
+/// Which DestinationRules are merged: those that are alike in all of this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) namespace: Arc<str>,
+    pub(super) host: Arc<str>,
+    export: Visibility,
+    selector: Labels,
 }
 
-pub(super) fn host(r: &Resource, spec: &Spec, defaults: &Defaults) -> Arc<str> {
-    fqdn(&spec.host, &r.key.namespace, &defaults.domain)
+impl Group {
+    pub(super) fn of(r: &Resource, spec: &Spec, defaults: &Defaults) -> Self {
+        let selector = spec.workload_selector.as_ref().map(|s| s.labels.clone()).unwrap_or_default();
+        // "workloadSelector: DR is private to its namespace".
+        let export =
+            if selector.is_empty() { visibility(&spec.export_to, &defaults.export) } else { Visibility::Private };
+        let host = fqdn(&spec.host, &r.key.namespace, &defaults.domain);
+        Self { namespace: Arc::clone(&r.key.namespace), host, export, selector }
+    }
 }
 
 /// Merges the rules of a group, oldest first: the oldest top-level policy, all subsets, of one name the oldest.
@@ -53,19 +58,19 @@ pub(super) fn compile(
     defaults: &Defaults,
     found: &mut Vec<super::Found>,
 ) -> Option<DestinationPolicy> {
-    let (first, spec) = rules.first()?;
+    let (first, _) = rules.first()?;
     let top = rules.iter().find_map(|(r, spec)| Some((*r, spec.traffic_policy.as_ref()?)));
     let mut policies = None;
     let mut subsets: Vec<Subset> = Vec::new();
     for (r, spec) in rules {
-        let mut out = Out { r, found: Vec::new() };
+        let mut out = Out { object: Some(&r.key), found: Vec::new() };
         if let Some(policy) = &spec.traffic_policy {
             if top.is_some_and(|(owner, _)| std::ptr::eq(owner, *r)) {
                 policies = Some(port_policies(None, Some((policy, "spec.trafficPolicy")), defaults, &mut out));
             } else if let Some((owner, _)) = top {
                 let message =
                     format!("{} has a trafficPolicy for this host and is older: this one has no effect", owner.key);
-                let diagnostic = Diagnostic::warning(Code::SchemaValidationError, message);
+                let diagnostic = Diagnostic::warning(Code::SchemaWarning, message);
                 out.say(diagnostic, "spec.trafficPolicy", "keep one of them");
             }
         }
@@ -92,21 +97,30 @@ pub(super) fn compile(
         }
         found.extend(out.found.into_iter().map(|d| (Some((r.key.clone(), r.place.clone())), d)));
     }
-    let policies =
-        policies.unwrap_or_else(|| port_policies(None, None, defaults, &mut Out { r: first, found: Vec::new() }));
+    let policies = policies.unwrap_or_else(|| {
+        port_policies(None, None, defaults, &mut Out { object: Some(&first.key), found: Vec::new() })
+    });
     Some(DestinationPolicy {
-        host: host(first, spec, defaults),
-        namespace: Arc::clone(&first.key.namespace),
-        export: group.0,
-        selector: group.1,
+        host: group.host,
+        namespace: group.namespace,
+        export: group.export,
+        selector: group.selector,
         rules: rules.iter().map(|(r, _)| RuleRef { object: Some(r.key.clone()), field: "spec".into() }).collect(),
         policies,
         subsets,
     })
 }
 
+/// What holds where no DestinationRule speaks (`defaultTrafficPolicy`).
+pub(super) fn of_mesh(defaults: &Defaults, found: &mut Vec<Diagnostic>) -> TrafficPolicy {
+    let mut out = Out { object: None, found: Vec::new() };
+    let policy = flatten(&Blocks::default(), defaults, &mut out);
+    found.append(&mut out.found);
+    policy
+}
+
 struct Out<'a> {
-    r: &'a Resource,
+    object: Option<&'a ObjectKey>,
     found: Vec<Diagnostic>,
 }
 
@@ -123,7 +137,7 @@ impl Out<'_> {
     }
 
     fn reference(&self, field: &str) -> RuleRef {
-        RuleRef { object: Some(self.r.key.clone()), field: field.into() }
+        RuleRef { object: self.object.cloned(), field: field.into() }
     }
 }
 
@@ -208,13 +222,13 @@ fn flatten(blocks: &Blocks<'_>, defaults: &Defaults, out: &mut Out<'_>) -> Traff
         policy.warmup = warmup(lb, at, out);
     }
     let pool = blocks.pool.as_ref().map(|(pool, at)| (*pool, at.as_str()));
-    let pool = pool.or(defaults.pool.as_ref().map(|pool| (pool, "defaultTrafficPolicy.connectionPool")));
+    let pool = pool.or(defaults.pool.as_ref().map(|pool| (pool, "data.mesh: defaultTrafficPolicy.connectionPool")));
     if let Some((pool, at)) = pool {
         policy.pool = connection_pool(pool, at, out);
     }
     let outlier = blocks.outlier.as_ref().map(|(outlier, at)| (*outlier, at.as_str()));
-    let outlier =
-        outlier.or(defaults.outlier.as_ref().map(|outlier| (outlier, "defaultTrafficPolicy.outlierDetection")));
+    let outlier = outlier
+        .or(defaults.outlier.as_ref().map(|outlier| (outlier, "data.mesh: defaultTrafficPolicy.outlierDetection")));
     policy.outlier = outlier.map(|(outlier, at)| Arc::new(outlier_detection(outlier, at, out)));
     policy.retry_budget = blocks.budget.map(|budget| RetryBudget {
         percent: budget.percent.unwrap_or(RetryBudget::default().percent),

@@ -125,6 +125,7 @@ pub struct ServiceSpec {
     pub external_name: Arc<str>,
     pub session_affinity: Arc<str>,
     pub publish_not_ready_addresses: bool,
+    pub traffic_distribution: Arc<str>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -50,6 +50,8 @@ kinds! {
     ServiceEntry "ServiceEntry" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
     WorkloadEntry "WorkloadEntry" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
     Sidecar "Sidecar" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
+    ConfigMap "ConfigMap" Namespaced ["v1"];
+    RequestPolicy "RequestPolicy" Namespaced ["undermesh.dev/v1alpha1"];
     IstioGateway "Gateway.networking.istio.io" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
     GatewayClass "GatewayClass" Cluster ["gateway.networking.k8s.io/v1" "gateway.networking.k8s.io/v1beta1"];
     Gateway "Gateway.gateway.networking.k8s.io" Namespaced ["gateway.networking.k8s.io/v1" "gateway.networking.k8s.io/v1beta1"];
@@ -69,7 +71,7 @@ pub(super) enum Recognised {
     Later(&'static str),
     /// An object that no version will act on. Holds what to write instead.
     Never(&'static str),
-    /// Of no concern to a mesh: ConfigMap, ServiceAccount, RBAC, custom resource definitions…
+    /// Of no concern to a mesh: ServiceAccount, RBAC, custom resource definitions…
     Harmless,
     Unknown,
 }
@@ -115,7 +117,6 @@ const HARMLESS: &[&str] = &[
 ];
 
 const HARMLESS_CORE: &[&str] = &[
-    "ConfigMap",
     "ServiceAccount",
     "PersistentVolume",
     "PersistentVolumeClaim",
@@ -195,7 +196,7 @@ mod tests {
         assert_eq!(recognise("networking.istio.io/v1", "Gateway"), Recognised::Read(Kind::IstioGateway));
         assert_eq!(recognise("networking.istio.io/v1", "ProxyConfig"), Recognised::Later("Istio traffic"));
         assert!(matches!(recognise("networking.istio.io/v1alpha3", "EnvoyFilter"), Recognised::Never(_)));
-        assert_eq!(recognise("v1", "ConfigMap"), Recognised::Harmless);
+        assert_eq!(recognise("v1", "ServiceAccount"), Recognised::Harmless);
         assert_eq!(recognise("v1", "Sevrice"), Recognised::Unknown);
     }
 }

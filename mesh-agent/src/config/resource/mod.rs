@@ -10,7 +10,9 @@ pub mod gateway_api;
 pub mod istio;
 mod kinds;
 mod locate;
+pub mod mesh_config;
 pub mod parse;
+pub mod request_policy;
 pub(crate) mod schema;
 mod secret;
 mod workloads;
@@ -58,6 +60,8 @@ pub enum Object {
     WorkloadEntry(Box<istio::service_entry::WorkloadEntry>),
     Sidecar(Box<istio::sidecar::Sidecar>),
     IstioGateway(Box<istio::gateway::Gateway>),
+    ConfigMap(Box<mesh_config::ConfigMap>),
+    RequestPolicy(Box<request_policy::RequestPolicy>),
     GatewayClass(gateway_api::GatewayClass),
     Gateway(Box<gateway_api::Gateway>),
     HttpRoute(Box<gateway_api::HttpRoute>),

@@ -36,6 +36,17 @@ pub fn parse(file: &Arc<Path>, text: &str) -> Parsed {
     parsed
 }
 
+/// 1-based line of a field of the object whose first line is `object`; none where it cannot be told.
+pub fn field_line(text: &str, object: u32, field: &str) -> Option<u32> {
+    let document = documents(text).into_iter().rev().find(|d| d.first_line <= object)?;
+    let path = field.split(": ").next().unwrap_or(field);
+    // In a List the object is one item of several: fields are looked for from its own line on.
+    let first = object - document.first_line;
+    let at: usize = document.text.split_inclusive('\n').take(first as usize).map(str::len).sum();
+    let line = line_of(document.text.get(at..)?, path)?;
+    Some(object + line)
+}
+
 struct Reader<'a> {
     file: &'a Arc<Path>,
     document: Document<'a>,
@@ -263,6 +274,8 @@ fn read(kind: Kind, value: &Value) -> Result<(Meta, Object), Failure> {
         Kind::WorkloadEntry => Object::WorkloadEntry(from_value(value)?),
         Kind::Sidecar => Object::Sidecar(from_value(value)?),
         Kind::IstioGateway => Object::IstioGateway(from_value(value)?),
+        Kind::ConfigMap => Object::ConfigMap(from_value(value)?),
+        Kind::RequestPolicy => Object::RequestPolicy(from_value(value)?),
         Kind::GatewayClass => Object::GatewayClass(from_value(value)?),
         Kind::Gateway => Object::Gateway(from_value(value)?),
         Kind::HttpRoute => Object::HttpRoute(from_value(value)?),

@@ -5,7 +5,7 @@
 
 use super::Kind;
 use super::fields::{Field, Finding, check, leaf, list, message};
-use super::{gateway_api, istio};
+use super::{gateway_api, istio, request_policy};
 use serde_yaml_ng::Value;
 
 pub(super) const META: Field = message(
@@ -39,6 +39,7 @@ pub(super) const fn object(spec: &'static [Field]) -> [Field; 5] {
 }
 
 const OPAQUE: &[Field] = &[VERSION, KIND, META, leaf("spec"), STATUS];
+const CONFIG_MAP: &[Field] = &[VERSION, KIND, META, leaf("data"), leaf("binaryData"), leaf("immutable")];
 const SERVICE: &[Field] = &object(&[
     leaf("allocateLoadBalancerNodePorts"),
     leaf("clusterIP"),
@@ -111,6 +112,8 @@ pub(crate) fn fields(kind: Kind) -> &'static [Field] {
         Kind::WorkloadEntry => istio::service_entry::WORKLOAD_ENTRY_FIELDS,
         Kind::Sidecar => istio::sidecar::FIELDS,
         Kind::IstioGateway => istio::gateway::FIELDS,
+        Kind::ConfigMap => CONFIG_MAP,
+        Kind::RequestPolicy => request_policy::FIELDS,
         Kind::GatewayClass => gateway_api::fields::GATEWAY_CLASS,
         Kind::Gateway => gateway_api::fields::GATEWAY,
         Kind::HttpRoute => gateway_api::fields::HTTP_ROUTE,

@@ -102,7 +102,7 @@ impl Reader<'_, '_> {
             let field = format!("{list}[{name}]");
             if matches!(&**name, "uri" | "scheme" | "method" | "authority") {
                 let message = format!("a header named {name} is not looked at here");
-                let diagnostic = Diagnostic::warning(Code::SchemaValidationError, message);
+                let diagnostic = Diagnostic::warning(Code::SchemaWarning, message);
                 let dot = if self.at.is_empty() { "" } else { "." };
                 self.rule.say(
                     diagnostic,

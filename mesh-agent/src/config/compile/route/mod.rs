@@ -11,6 +11,7 @@ mod matcher;
 mod policy;
 
 pub(super) use delegate::delegates;
+pub(super) use policy::retry;
 
 use super::Found;
 use super::names::{fqdn, gateway, visibility};
@@ -63,7 +64,7 @@ impl Rule<'_> {
     }
 
     fn warning(&mut self, field: &str, message: impl Into<String>, fix: impl Into<String>) {
-        self.say(Diagnostic::warning(Code::SchemaValidationError, message), field, fix);
+        self.say(Diagnostic::warning(Code::SchemaWarning, message), field, fix);
     }
 
     fn say(&mut self, diagnostic: Diagnostic, field: &str, fix: impl Into<String>) {
@@ -117,7 +118,7 @@ pub(super) fn compile<'a>(
         found.extend(rule.found.into_iter().map(|d| (None, d)));
     }
     if spec.http.is_empty() && spec.tls.is_empty() && spec.tcp.is_empty() && !hosts.is_empty() {
-        let diagnostic = Diagnostic::warning(Code::SchemaValidationError, "no http, tls or tcp rule: it has no effect");
+        let diagnostic = Diagnostic::warning(Code::SchemaWarning, "no http, tls or tcp rule: it has no effect");
         found.push((None, diagnostic.field("spec.http").fix("add a rule, or remove the VirtualService")));
     }
     let l4 = Arc::new(l4::compile(r, spec, &gateways, defaults, found));

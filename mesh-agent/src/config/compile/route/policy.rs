@@ -40,7 +40,10 @@ pub(super) fn retry_in_rule(retries: &wire::Retry, rule: &mut Rule<'_>) -> Optio
 }
 
 /// `HTTPRetry`; none: nothing is repeated. Findings: field below it, what, fix.
-fn retry(retries: &wire::Retry, found: &mut Vec<(&'static str, Diagnostic, &'static str)>) -> Option<RetryPolicy> {
+pub(in crate::config::compile) fn retry(
+    retries: &wire::Retry,
+    found: &mut Vec<(&'static str, Diagnostic, &'static str)>,
+) -> Option<RetryPolicy> {
     let invalid = |message: String| Diagnostic::error(Code::SchemaValidationError, message);
     let attempts = match retries.attempts {
         Some(n) if (1..=i64::from(u32::MAX)).contains(&n) => n as u32,
@@ -55,7 +58,7 @@ fn retry(retries: &wire::Retry, found: &mut Vec<(&'static str, Diagnostic, &'sta
         }
         None => {
             let message = "attempts is not given, which means 0: nothing is repeated";
-            let diagnostic = Diagnostic::warning(Code::SchemaValidationError, message);
+            let diagnostic = Diagnostic::warning(Code::SchemaWarning, message);
             found.push(("attempts", diagnostic, "write the number of retries, or 0 to say that this is meant"));
             return None;
         }

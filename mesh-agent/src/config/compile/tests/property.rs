@@ -29,7 +29,8 @@ fn object() -> impl Strategy<Value = String> {
     let service = (ns(), 1..4u8, app(), 1..4u8, any::<bool>(), any::<bool>(), stamp()).prop_map(|(ns, n, app, vip, headless, named, at)| {
         let vip = if headless { "None".to_owned() } else { format!("10.96.0.{vip}") };
         let target = if named { "main" } else { "80" };
-        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s{n}, namespace: {ns}, creationTimestamp: {at}}}\nspec: {{clusterIP: {vip}, selector: {{app: {app}}}, ports: [{{name: grpc, port: 80, targetPort: {target}}}, {{name: tcp, port: 81, targetPort: 80}}]}}\n")
+        let affinity = if named { "ClientIP" } else { "None" };
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s{n}, namespace: {ns}, creationTimestamp: {at}}}\nspec: {{clusterIP: {vip}, selector: {{app: {app}}}, sessionAffinity: {affinity}, ports: [{{name: grpc, port: 80, targetPort: {target}}}, {{name: tcp, port: 81, targetPort: 80}}]}}\n")
     });
     let slice = (ns(), 1..3u8, 1..4u8, ip(), ip(), 1..4u8, node()).prop_map(|(ns, n, service, one, two, pod, node)| {
         format!("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: e{n}, namespace: {ns}, labels: {{kubernetes.io/service-name: s{service}}}}}\naddressType: IPv4\nports: [{{name: grpc, port: 80}}]\nendpoints: [{{addresses: [{one}], targetRef: {{kind: Pod, name: p{pod}}}}}, {{addresses: [{two}], nodeName: {node}, conditions: {{ready: false}}}}]\n")
@@ -75,8 +76,32 @@ fn object() -> impl Strategy<Value = String> {
     let grant = (ns(), 1..3u8, 1..4u8).prop_map(|(ns, n, to)| {
         format!("apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {{name: g{n}, namespace: b}}\nspec: {{from: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: {ns}}}], to: [{{group: '', kind: Service, name: s{to}}}]}}\n")
     });
+    let service_entry = (ns(), 1..4u8, host(), 0..4u8, export(), stamp()).prop_map(|(ns, n, host, form, export, at)| {
+        let spec = match form {
+            0 => "resolution: STATIC, workloadSelector: {labels: {app: x}}",
+            1 => "resolution: STATIC, addresses: [10.96.0.1], endpoints: [{address: 10.0.0.1, labels: {version: v1}}, {address: nonsense}]",
+            2 => "resolution: DNS",
+            _ => "resolution: DNS_ROUND_ROBIN, endpoints: [{address: x.org, ports: {http: 81}}]",
+        };
+        format!("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e{n}, namespace: {ns}, creationTimestamp: {at}}}\nspec: {{hosts: [{host}, y{n}.org], exportTo: [{export}], ports: [{{number: 80, name: http, protocol: HTTP}}], {spec}}}\n")
+    });
+    let workload_entry = (ns(), 1..3u8, app(), ip()).prop_map(|(ns, n, app, ip)| {
+        format!("apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: w{n}, namespace: {ns}}}\nspec: {{address: {ip}, labels: {{app: {app}}}}}\n")
+    });
+    let sidecar = (ns(), 1..3u8, app(), stamp()).prop_map(|(ns, n, app, at)| {
+        format!("apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: c{n}, namespace: {ns}, creationTimestamp: {at}}}\nspec: {{workloadSelector: {{labels: {{app: {app}}}}}, egress: [{{hosts: [./*, nonsense]}}]}}\n")
+    });
+    let mesh = (export(), any::<bool>()).prop_map(|(export, any)| {
+        let mode = if any { "ALLOW_ANY" } else { "REGISTRY_ONLY" };
+        let export = export.replace('\'', "\"");
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |-\n    defaultServiceExportTo: [{export}]\n    defaultVirtualServiceExportTo: [{export}]\n    outboundTrafficPolicy: {{mode: {mode}}}\n    defaultHttpRetryPolicy: {{attempts: 1}}\n    defaultTrafficPolicy: {{connectionPool: {{tcp: {{maxConnections: 3}}}}}}\n")
+    });
+    let request_policy = (ns(), 1..3u8, host(), stamp()).prop_map(|(ns, n, host, at)| {
+        format!("apiVersion: undermesh.dev/v1alpha1\nkind: RequestPolicy\nmetadata: {{name: r{n}, namespace: {ns}, creationTimestamp: {at}}}\nspec: {{hosts: [{host}], rateLimit: {{maxTokens: {n}}}, connection: {{maxAge: {n}m}}}}\n")
+    });
+    let istio = prop_oneof![4 => service_entry, 2 => workload_entry, 1 => sidecar, 1 => mesh, 2 => request_policy];
     let kubernetes = prop_oneof![1 => namespace, 1 => node_object, 6 => pod, 4 => service, 2 => slice, 1 => endpoints];
-    prop_oneof![6 => kubernetes, 2 => virtual_service, 2 => destination_rule, 2 => route, 1 => grant]
+    prop_oneof![6 => kubernetes, 2 => virtual_service, 2 => destination_rule, 2 => route, 1 => grant, 2 => istio]
 }
 
 /// An object, whether it is deleted instead, and whether the batch ends after it.

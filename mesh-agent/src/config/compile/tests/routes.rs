@@ -4,7 +4,7 @@ use super::*;
 use crate::snapshot::Client;
 use crate::snapshot::policy::{Balancer, HashKey, HashTable, LocalityPolicy};
 use crate::snapshot::route::{
-    AbortWith, Action, BackendTo, Forward, PathMatch, PathRewrite, RetryOn, Route, StringMatch, VirtualHost,
+    AbortWith, Action, BackendTo, Forward, PathMatch, PathRewrite, RetryOn, Route, StringMatch, VirtualHost, Visibility,
 };
 use std::time::Duration;
 
@@ -180,8 +180,8 @@ fn mistakes_take_out_what_they_must_and_no_more() {
             "error IST0106 t.yaml:2 VirtualService shop/a spec.http[1].route[0].destination.host",
             "error IST0106 t.yaml:2 VirtualService shop/a spec.http[1].route[1].weight",
             "error IST0106 t.yaml:2 VirtualService shop/a spec.http[1].retries.retryOn",
-            "warning IST0106 t.yaml:2 VirtualService shop/a spec.http[1].fault.abort.percentage",
-            "warning IST0106 t.yaml:2 VirtualService shop/a spec.http[2].match[0].headers[uri]",
+            "warning IST0133 t.yaml:2 VirtualService shop/a spec.http[1].fault.abort.percentage",
+            "warning IST0133 t.yaml:2 VirtualService shop/a spec.http[2].match[0].headers[uri]",
             "error IST0106 t.yaml:2 VirtualService shop/a spec.http[2].redirect.redirectCode",
         ]
     );
