@@ -147,6 +147,14 @@ pub struct Answer {
 pub const CANCEL: u32 = 0x8;
 
 impl Failure {
+    /// What stands for the destination in metrics where none was found (Istio's names).
+    pub fn destination(&self) -> &'static str {
+        match self {
+            Self::UnknownHost => "BlackHoleCluster",
+            _ => "unknown",
+        }
+    }
+
     /// Its row of the table of SEMANTICS §6.
     pub fn situation(&self) -> Situation {
         match self {

@@ -19,6 +19,14 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
+/// `grpc-status` in a head (trailers-only); what is not a number below 256 counts as none.
+pub fn status_in(headers: &HeaderMap) -> Option<u8> {
+    match headers.get(GRPC_STATUS)?.as_bytes() {
+        [digit @ b'0'..=b'9'] => Some(digit - b'0'),
+        other => std::str::from_utf8(other).ok()?.parse().ok(),
+    }
+}
+
 /// Parses `grpc-timeout`: 1 to 8 digits and a unit of `H M S m u n`; micro- and nanoseconds are rounded up to whole
 /// milliseconds (Envoy). `100m` is 100 ms, `1u` is 1 ms. Anything else counts as no timeout.
 pub fn parse_timeout(value: &[u8]) -> Option<Duration> {

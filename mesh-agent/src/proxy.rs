@@ -3,7 +3,11 @@
 //! Place in the path: a worker calls `serve` for each connection; everything from the first byte to the last record
 //! happens below it. Invariant: stages do not know one another; this module hands plain values from one to the next.
 
+mod attempt;
+mod attempts;
+mod deadline;
 mod exchange;
+mod mirror;
 mod opaque;
 
 use crate::addr::EndpointAddr;
@@ -11,7 +15,7 @@ use crate::connect::Way;
 use crate::destination::Target;
 use crate::detect::{self, Replay, Sniff};
 use crate::drain::Watch;
-use crate::error::UpstreamError;
+use crate::error::{Failure, UpstreamError};
 use crate::http2::{Responder, Server};
 use crate::listen::{Accepted, Source, Wants};
 use crate::snapshot::Protocol;
@@ -22,6 +26,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -32,16 +37,26 @@ pub(crate) struct Conn {
     ctx: Rc<Ctx>,
     source: Source,
     wants: Wants,
+    /// The client's end of its connection, and ours: the address it asked for where that is known.
+    client: SocketAddr,
+    local: SocketAddr,
 }
 
 /// Serves a connection to its end.
 pub async fn serve(accepted: Accepted, ctx: Rc<Ctx>) {
-    let Accepted { stream, wants, source, guard, client: _ } = accepted;
+    let Accepted { stream, wants, source, guard, client } = accepted;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
-    let conn = Rc::new(Conn { ctx, source, wants });
-    let Ok(target) = conn.ctx.destinations.target(&conn.wants) else {
-        // The port of an explicit listener was removed: say so where HTTP is spoken, which the first bytes tell.
-        return Box::pin(conn.serve_declared_http(stream, None)).await;
+    let Some(local) = wants.original().map(EndpointAddr::addr).or_else(|| stream.local_addr().ok()) else { return };
+    let conn = Rc::new(Conn { ctx, source, wants, client: client.addr(), local });
+    let destinations = &conn.ctx.destinations;
+    let target = match destinations.connection(&conn.source, &conn.wants) {
+        Ok(target) => target,
+        Err(Failure::UnknownHost) if !destinations.speaks_http(conn.wants.port()) => {
+            conn.ctx.recorder.metrics().trouble(Trouble::Upstream);
+            return forward::reset(&stream);
+        }
+        // Nowhere to go, but the port speaks HTTP: the host may be known, or the client be told.
+        Err(_) => return Box::pin(conn.serve_declared_http(stream, None)).await,
     };
     match target.protocol {
         Protocol::Tcp | Protocol::Tls => Box::pin(opaque::serve(&conn, &target, stream, Bytes::new(), None)).await,

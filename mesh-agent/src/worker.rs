@@ -9,6 +9,7 @@ use crate::destination::Destinations;
 use crate::drain::{Drain, Watch};
 use crate::http2::Ledger;
 use crate::listen::{self, Accepted, Limits, Origin, Pod};
+use crate::policy::Buckets;
 use crate::proxy;
 use crate::settings::Settings;
 use crate::snapshot::{PortKey, Snapshot};
@@ -43,6 +44,7 @@ pub struct Ctx {
     pub recorder: Recorder,
     pub settings: Arc<Settings>,
     pub ledger: Arc<Ledger>,
+    pub buckets: Arc<Buckets>,
     pub rng: RefCell<fastrand::Rng>,
     pub drain: Watch,
 }
@@ -92,6 +94,7 @@ impl Workers {
         let limits = Limits::new(shared.settings.max_connections);
         let ledger = Arc::new(Ledger::new(shared.settings.stalled_bytes));
         let upstreams = Arc::new(Upstreams::default());
+        let buckets = Arc::new(Buckets::default());
         let drain = Drain::default();
         let (workers, inboxes): (Vec<_>, Vec<_>) = (0..count)
             .map(|_| {
@@ -110,6 +113,7 @@ impl Workers {
                 limits: Arc::clone(&limits),
                 ledger: Arc::clone(&ledger),
                 upstreams: Arc::clone(&upstreams),
+                buckets: Arc::clone(&buckets),
                 drain: drain.watch(),
                 shared: shared.clone(),
             };
@@ -190,6 +194,7 @@ struct Run {
     limits: Arc<Limits>,
     ledger: Arc<Ledger>,
     upstreams: Arc<Upstreams>,
+    buckets: Arc<Buckets>,
     drain: Watch,
     shared: Shared,
 }
@@ -218,6 +223,7 @@ impl Run {
                 recorder: Recorder::new(Arc::clone(&self.shared.metrics)),
                 settings: Arc::clone(&self.shared.settings),
                 ledger: Arc::clone(&self.ledger),
+                buckets: Arc::clone(&self.buckets),
                 rng: RefCell::new(fastrand::Rng::new()),
                 drain: self.drain.clone(),
             });

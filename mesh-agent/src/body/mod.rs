@@ -9,7 +9,7 @@ mod replay;
 
 pub use grpc_web::{GrpcWeb, Translated};
 pub use observed::Observed;
-pub use replay::Replay;
+pub use replay::{Reader, Replay};
 
 use crate::error::UpstreamError;
 use crate::{http1, http2};
@@ -28,8 +28,8 @@ pub enum Body {
     Full(Bytes),
     Http1(Box<http1::RecvBody>),
     Http2(Box<http2::RecvBody>),
-    /// A request body that can be sent again.
-    Replay(Box<Replay>),
+    /// A request body that others may read too.
+    Replay(Box<Reader>),
     /// A response body that reports how the exchange ended.
     Observed(Box<Observed>),
     /// gRPC-Web on one side, gRPC on the other.

@@ -1,169 +1,300 @@
-//! A request body that can be sent again.
+//! A request body that goes to several endpoints: one after another (retries) or at once (hedges, mirrors).
 
 use super::{Body, Chunk};
 use crate::error::UpstreamError;
 use crate::telemetry::Series;
 use bytes::Bytes;
 use http::HeaderMap;
+use http_body::SizeHint;
+use smallvec::SmallVec;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 
-/// Keeps what was sent, up to a limit, until it is certain that it need not be sent again.
+/// The body as the client sends it, and what of it is kept for further readers.
 #[derive(Debug)]
 pub struct Replay {
-    inner: Body,
-    /// Chunks given out since the last rewind can be given again while `keeping`.
-    kept: VecDeque<Bytes>,
-    /// Index in `kept` of the next chunk to give.
-    next: usize,
-    kept_bytes: usize,
-    limit: usize,
-    keeping: bool,
-    trailers: Option<Box<HeaderMap>>,
-    /// Bytes released by the current receiver, and by any receiver so far (flow control is fed once only).
+    shared: Rc<RefCell<Shared>>,
+}
+
+/// One attempt's view of the body, from its beginning.
+#[derive(Debug)]
+pub struct Reader {
+    shared: Rc<RefCell<Shared>>,
+    slot: usize,
+    trailers_given: bool,
+    /// Bytes the receiver took over.
     released: usize,
-    released_ever: usize,
-    /// Bytes sent since `series` was set.
     sent: u64,
     series: Option<Rc<Series>>,
 }
 
+#[derive(Debug)]
+struct Shared {
+    inner: Body,
+    hint: SizeHint,
+    /// Chunks from number `first` on.
+    kept: VecDeque<Bytes>,
+    first: usize,
+    kept_bytes: usize,
+    limit: usize,
+    /// A further reader may still begin: nothing has been thrown away, and nobody said that none will come.
+    keeping: bool,
+    trailers: Option<Box<HeaderMap>>,
+    ended: bool,
+    failed: Option<UpstreamError>,
+    /// The number of the chunk that each reader takes next; `None` where the reader is gone.
+    readers: SmallVec<[Option<usize>; 2]>,
+    /// Bytes released by any reader so far: flow control is fed once only.
+    released: usize,
+    waiting: SmallVec<[Waker; 2]>,
+}
+
 impl Replay {
-    /// `limit`: bytes to keep. A body with more cannot be rewound.
+    /// `limit`: bytes to keep. Of a longer body no new reader can begin; a reader that falls behind by twice as much
+    /// fails.
     pub fn new(inner: Body, limit: usize) -> Self {
-        Self {
+        let hint = http_body::Body::size_hint(&inner);
+        let shared = Shared {
             inner,
+            hint,
             kept: VecDeque::new(),
-            next: 0,
+            first: 0,
             kept_bytes: 0,
             limit,
             keeping: true,
             trailers: None,
+            ended: false,
+            failed: None,
+            readers: SmallVec::new(),
             released: 0,
-            released_ever: 0,
-            sent: 0,
-            series: None,
+            waiting: SmallVec::new(),
+        };
+        Self { shared: Rc::new(RefCell::new(shared)) }
+    }
+
+    /// The body from its beginning; `None` where that is gone. `series`: where its bytes are counted.
+    pub fn reader(&self, series: Option<Rc<Series>>) -> Option<Reader> {
+        let mut shared = self.shared.borrow_mut();
+        if !shared.keeping {
+            return None;
+        }
+        let free = shared.readers.iter().position(Option::is_none);
+        let slot = free.unwrap_or(shared.readers.len());
+        match shared.readers.get_mut(slot) {
+            Some(place) => *place = Some(0),
+            None => shared.readers.push(Some(0)),
+        }
+        drop(shared);
+        Some(Reader { shared: Rc::clone(&self.shared), slot, trailers_given: false, released: 0, sent: 0, series })
+    }
+
+    /// Whether a further reader could begin now.
+    pub fn is_whole(&self) -> bool {
+        self.shared.borrow().keeping
+    }
+
+    /// No further reader will begin: what all have read is forgotten.
+    pub fn settle(&self) {
+        let mut shared = self.shared.borrow_mut();
+        shared.keeping = false;
+        shared.forget();
+    }
+
+    /// Ready when the client has sent all of it, or failed to.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut shared = self.shared.borrow_mut();
+        if shared.is_ended() {
+            return Poll::Ready(());
+        }
+        shared.wait(cx);
+        Poll::Pending
+    }
+}
+
+impl Shared {
+    fn is_ended(&self) -> bool {
+        self.ended || self.failed.is_some() || self.inner.is_end()
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.waiting.push(cx.waker().clone());
         }
     }
 
-    /// Starts over for another endpoint; false where too much was sent for that.
-    pub fn rewind(&mut self) -> bool {
-        self.next = 0;
-        self.released = 0;
-        self.keeping
-    }
-
-    /// Where the bytes sent from now on are counted.
-    pub fn count_for(&mut self, series: Rc<Series>) {
-        self.flush_count();
-        self.series = Some(series);
-    }
-
-    /// The request was answered: nothing need be kept.
-    pub fn settle(&mut self) {
-        self.keeping = false;
-        if self.next >= self.kept.len() {
-            self.kept = VecDeque::new();
-            self.next = 0;
-        }
-    }
-
-    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, UpstreamError>>> {
-        if let Some(bytes) = self.kept.get(self.next) {
-            self.next += 1;
-            self.sent += bytes.len() as u64;
-            return Poll::Ready(Some(Ok(Chunk::Data(bytes.clone()))));
-        }
-        if let Some(trailers) = &self.trailers {
-            return Poll::Ready(Some(Ok(Chunk::Trailers(trailers.clone()))));
-        }
-        let chunk = std::task::ready!(self.inner.poll_chunk(cx));
-        if let Some(Ok(Chunk::Data(bytes))) = &chunk {
-            self.sent += bytes.len() as u64;
-        }
+    /// Throws away what no reader needs.
+    fn forget(&mut self) {
         if self.keeping {
-            match &chunk {
-                Some(Ok(Chunk::Data(bytes))) if self.kept_bytes + bytes.len() <= self.limit => {
-                    self.kept_bytes += bytes.len();
-                    self.kept.push_back(bytes.clone());
-                    self.next += 1;
-                }
-                Some(Ok(Chunk::Trailers(trailers))) => self.trailers = Some(trailers.clone()),
-                None => {}
-                Some(_) => {
-                    self.keeping = false;
-                    self.kept = VecDeque::new();
-                    self.next = 0;
+            return;
+        }
+        let needed = self.readers.iter().flatten().min().copied().unwrap_or(usize::MAX);
+        while self.first < needed && !self.kept.is_empty() {
+            self.drop_first();
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(chunk) = self.kept.pop_front() {
+            self.kept_bytes -= chunk.len();
+            self.first += 1;
+        }
+    }
+
+    /// The client's next chunk, for `slot` and all who wait for it.
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Poll::Ready(chunk) = self.inner.poll_chunk(cx) else {
+            // The client's wake-up goes to who asked last; the others are woken from here.
+            if self.readers.iter().flatten().count() > 1 || !self.waiting.is_empty() {
+                self.wait(cx);
+            }
+            return Poll::Pending;
+        };
+        match chunk {
+            Some(Ok(Chunk::Data(bytes))) => {
+                self.kept_bytes += bytes.len();
+                self.kept.push_back(bytes);
+                self.keeping &= self.kept_bytes <= self.limit;
+                while self.kept_bytes > 2 * self.limit && self.kept.len() > 1 {
+                    self.drop_first();
                 }
             }
+            Some(Ok(Chunk::Trailers(trailers))) => {
+                self.trailers = Some(trailers);
+                self.ended = true;
+            }
+            Some(Err(error)) => self.failed = Some(error),
+            None => self.ended = true,
         }
-        Poll::Ready(chunk)
+        for waker in self.waiting.drain(..) {
+            waker.wake();
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Reader {
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, UpstreamError>>> {
+        let shared = &mut *self.shared.borrow_mut();
+        loop {
+            let Some(next) = shared.readers.get(self.slot).copied().flatten() else {
+                return Poll::Ready(Some(Err(UpstreamError::Stalled)));
+            };
+            if next < shared.first {
+                return Poll::Ready(Some(Err(UpstreamError::Stalled)));
+            }
+            if let Some(bytes) = shared.kept.get(next - shared.first) {
+                let bytes = bytes.clone();
+                self.sent += bytes.len() as u64;
+                if let Some(place) = shared.readers.get_mut(self.slot) {
+                    *place = Some(next + 1);
+                }
+                shared.forget();
+                return Poll::Ready(Some(Ok(Chunk::Data(bytes))));
+            }
+            if let Some(error) = &shared.failed {
+                return Poll::Ready(Some(Err(error.clone())));
+            }
+            if shared.ended {
+                let trailers = shared.trailers.as_ref().filter(|_| !self.trailers_given).cloned();
+                self.trailers_given = true;
+                return Poll::Ready(trailers.map(|trailers| Ok(Chunk::Trailers(trailers))));
+            }
+            ready!(shared.poll_inner(cx));
+        }
     }
 
     pub(super) fn is_end(&self) -> bool {
-        self.next >= self.kept.len() && self.trailers.is_none() && self.inner.is_end()
+        let shared = self.shared.borrow();
+        let next = shared.readers.get(self.slot).copied().flatten().unwrap_or(0);
+        let read_all = next >= shared.first + shared.kept.len();
+        read_all && (shared.trailers.is_none() || self.trailers_given) && (shared.ended || shared.inner.is_end())
     }
 
     pub(super) fn release(&mut self, count: usize) {
         self.released += count;
-        if self.released > self.released_ever {
-            self.inner.release(self.released - self.released_ever);
-            self.released_ever = self.released;
+        let shared = &mut *self.shared.borrow_mut();
+        if self.released > shared.released {
+            shared.inner.release(self.released - shared.released);
+            shared.released = self.released;
         }
     }
 
-    pub(super) fn held(&mut self) -> usize {
-        self.inner.held() + if self.kept.is_empty() { 0 } else { self.kept_bytes }
+    /// What the client's flow control counts as held, and what is kept for further readers.
+    pub(super) fn held(&self) -> usize {
+        let shared = &mut *self.shared.borrow_mut();
+        shared.inner.held() + shared.kept_bytes
     }
 
-    fn flush_count(&mut self) {
+    /// Right before the first chunk is taken, which is when protocols ask.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.shared.borrow().hint
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
         if let Some(series) = &self.series
             && self.sent > 0
         {
             series.sent(self.sent);
         }
-        self.sent = 0;
-    }
-
-    pub(super) fn size_hint(&self) -> http_body::SizeHint {
-        http_body::Body::size_hint(&self.inner)
-    }
-}
-
-impl Drop for Replay {
-    fn drop(&mut self) {
-        self.flush_count();
+        let shared = &mut *self.shared.borrow_mut();
+        if let Some(place) = shared.readers.get_mut(self.slot) {
+            *place = None;
+        }
+        shared.forget();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::task::Waker;
 
-    fn text(body: &mut Replay) -> Vec<u8> {
+    fn text(body: &mut Reader) -> Result<Vec<u8>, UpstreamError> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut text = Vec::new();
-        while let Poll::Ready(Some(Ok(Chunk::Data(data)))) = body.poll_chunk(&mut cx) {
-            text.extend_from_slice(&data);
+        while let Poll::Ready(Some(chunk)) = body.poll_chunk(&mut cx) {
+            if let Chunk::Data(data) = chunk? {
+                text.extend_from_slice(&data);
+            }
         }
-        text
+        Ok(text)
+    }
+
+    fn replay(limit: usize) -> Replay {
+        Replay::new(Body::Full(Bytes::from_static(b"hello")), limit)
     }
 
     #[test]
     fn is_sent_again_from_the_start() {
-        let mut body = Replay::new(Body::Full(Bytes::from_static(b"hello")), 5);
-        assert_eq!(text(&mut body), b"hello");
-        assert!(body.rewind());
-        assert!(!body.is_end());
-        assert_eq!(text(&mut body), b"hello");
+        let replay = replay(5);
+        let mut first = replay.reader(None).unwrap();
+        assert_eq!(text(&mut first).unwrap(), b"hello");
+        drop(first);
+        let mut second = replay.reader(None).unwrap();
+        assert!(!second.is_end());
+        assert_eq!(text(&mut second).unwrap(), b"hello");
+        assert!(second.is_end());
+    }
+
+    #[test]
+    fn two_read_at_once() {
+        let replay = replay(5);
+        let (mut first, mut second) = (replay.reader(None).unwrap(), replay.reader(None).unwrap());
+        replay.settle();
+        assert!(replay.reader(None).is_none());
+        assert_eq!(text(&mut first).unwrap(), b"hello");
+        assert_eq!(replay.shared.borrow().kept.len(), 1, "kept for the second");
+        assert_eq!(text(&mut second).unwrap(), b"hello");
+        assert_eq!(replay.shared.borrow().kept.len(), 0);
     }
 
     #[test]
     fn too_much_cannot_be_sent_again() {
-        let mut body = Replay::new(Body::Full(Bytes::from_static(b"hello")), 4);
-        assert_eq!(text(&mut body), b"hello");
-        assert!(!body.rewind());
+        let replay = replay(4);
+        assert_eq!(text(&mut replay.reader(None).unwrap()).unwrap(), b"hello");
+        assert!(replay.reader(None).is_none());
     }
 }

@@ -9,7 +9,7 @@ mod upgrade;
 
 pub use client::{Idle, Sender, connect};
 pub use server::serve;
-pub use upgrade::{Upgrade, tunnel, wants_upgrade};
+pub use upgrade::{Upgrade, tunnel};
 
 use crate::body::{Body, Chunk};
 use crate::error::UpstreamError;

@@ -1,6 +1,7 @@
 //! The server side: a client's connection, one request after another.
 
-use super::{RecvBody, wants_upgrade};
+use super::RecvBody;
+use super::upgrade::wants_upgrade;
 use crate::body::Body;
 use crate::drain::Watch;
 use crate::error::UpstreamError;
@@ -29,7 +30,7 @@ where
     let closing = drain.clone();
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         // What becomes a tunnel has no next request.
-        let tunnel = wants_upgrade(&request);
+        let tunnel = wants_upgrade(request.method(), request.headers());
         let answer = handler(request.map(|incoming| {
             if http_body::Body::is_end_stream(&incoming) {
                 Body::Empty

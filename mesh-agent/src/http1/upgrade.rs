@@ -1,7 +1,7 @@
 //! Protocol upgrades (RFC 9110 §7.8) and CONNECT: after the heads, bytes both ways.
 
 use http::header::{CONNECTION, UPGRADE};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode, request};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
@@ -10,18 +10,17 @@ use hyper_util::rt::TokioIo;
 pub struct Upgrade(OnUpgrade);
 
 /// Whether the request asks for another protocol on its connection.
-pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
+pub(super) fn wants_upgrade(method: &Method, headers: &HeaderMap) -> bool {
     let named = |value: &http::HeaderValue| {
         value.to_str().is_ok_and(|text| text.split(',').any(|name| name.trim().eq_ignore_ascii_case("upgrade")))
     };
-    request.method() == Method::CONNECT
-        || (request.headers().contains_key(UPGRADE) && request.headers().get_all(CONNECTION).iter().any(named))
+    *method == Method::CONNECT || (headers.contains_key(UPGRADE) && headers.get_all(CONNECTION).iter().any(named))
 }
 
 impl Upgrade {
-    /// Must be taken before the request is passed on.
-    pub fn of_request<B>(request: &mut Request<B>) -> Self {
-        Self(hyper::upgrade::on(request))
+    /// The client's side of a request that asks for another protocol; to be taken before the request is passed on.
+    pub fn of_request(request: &mut request::Parts) -> Option<Self> {
+        wants_upgrade(&request.method, &request.headers).then(|| request.extensions.remove().map(Self))?
     }
 
     /// `None` where the endpoint answered something else.

@@ -205,9 +205,6 @@ impl Call {
         }
         let head = ready!(Pin::new(&mut self.response).poll(cx)).map_err(|error| upstream_error(&error))?;
         self.rest = None;
-        if let Some(Upload { source: Body::Replay(replay), .. }) = &mut self.upload {
-            replay.settle();
-        }
         let (upload, slot, send_buffer) = (self.upload.take(), self.slot.take(), self.send_buffer);
         Poll::Ready(Ok(head.map(|stream| {
             if stream.is_end_stream() && upload.is_none() {

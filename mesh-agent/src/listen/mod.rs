@@ -9,9 +9,10 @@ mod accept;
 
 pub use accept::{Limits, OpenGuard, run};
 
-use crate::addr::{ClientAddr, OrigDst};
+use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::connect::{Dialer, OpenSocket};
-use crate::snapshot::{PortKey, Workload};
+use crate::snapshot::{Client, PortKey, Workload};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -61,6 +62,36 @@ pub struct Source {
     /// Netns cookie; 0 for explicit listeners.
     pub cookie: u64,
     pub dialer: Dialer,
+}
+
+impl Source {
+    /// In the terms of the snapshot. A client at an explicit listener is taken for one of the Service's own namespace.
+    pub fn client<'a>(&'a self, wants: &'a Wants) -> Client<'a> {
+        static NO_LABELS: BTreeMap<Arc<str>, Arc<str>> = BTreeMap::new();
+        match (&self.workload, wants) {
+            (Some(workload), _) => Client { namespace: &workload.key.namespace, labels: &workload.labels },
+            (None, Wants::Port(key)) => Client { namespace: &key.service.namespace, labels: &NO_LABELS },
+            (None, Wants::Original(_)) => Client { namespace: "", labels: &NO_LABELS },
+        }
+    }
+}
+
+impl Wants {
+    /// The address that the client asked for, where it was captured.
+    pub fn original(&self) -> Option<EndpointAddr> {
+        match self {
+            Self::Original(dst) => Some(EndpointAddr::new(dst.addr())),
+            Self::Port(_) => None,
+        }
+    }
+
+    /// Port of the Service.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Original(dst) => dst.port(),
+            Self::Port(key) => key.port,
+        }
+    }
 }
 
 impl Origin {

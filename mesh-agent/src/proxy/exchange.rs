@@ -1,300 +1,248 @@
-//! One request and its attempts.
+//! One request, from its head to its response, whoever makes that.
 
-use super::Conn;
+use super::attempts::{Answered, Attempts};
+use super::deadline::{Begin, Deadline};
+use super::{Conn, mirror};
 use crate::addr::EndpointAddr;
-use crate::balance::{ActiveRequest, Ask, Ended};
+use crate::balance::{self, Affinity, RequestFacts};
 use crate::body::{Body, Observed, Replay};
-use crate::connect::Way;
-use crate::destination::Target;
-use crate::error::{ConnectError, Failure, LimitError, UpstreamError};
-use crate::snapshot::Protocol;
+use crate::destination::{Routes, Target};
+use crate::error::{Failure, Flag, LimitError, Outcome};
+use crate::policy::fault;
+use crate::policy::timeout::Timeouts;
+use crate::route::{self, cors, redirect, rewrite, split};
+use crate::snapshot::policy::Balancer;
+use crate::snapshot::route::{Action, BackendTo, Family, Forward, Route};
 use crate::telemetry::Record;
 use crate::time::Nanos;
 use crate::{grpc, http1, reply};
-use http::header::HOST;
-use http::uri::{Authority, Parts, PathAndQuery, Scheme};
-use http::{Method, Request, Response, Uri, Version, request};
-use smallvec::SmallVec;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use http::header::SET_COOKIE;
+use http::{Request, Response, request};
 use std::rc::Rc;
-use std::task::Poll;
-use tokio::time::Sleep;
 
 /// Takes 1xx heads on their way to the client; `None` where the client's protocol has no way for them.
 pub(super) type Inform = Option<Box<dyn FnMut(Response<()>)>>;
 
-/// A failed attempt, with what another one needs.
-struct Failed {
-    failure: Failure,
-    /// `None` where the request is not in our hands any more.
-    again: Option<Box<Request<Body>>>,
-}
-
-/// From a request to its response, whoever makes it.
-pub(super) async fn exchange(conn: Rc<Conn>, mut request: Request<Body>, mut inform: Inform) -> Response<Body> {
+/// From a request to its response.
+pub(super) async fn exchange(conn: Rc<Conn>, request: Request<Body>, inform: Inform) -> Response<Body> {
     let started = Nanos::now();
-    let ctx = &conn.ctx;
-    let target = match ctx.destinations.target(&conn.wants) {
-        Ok(target) => target,
-        Err(failure) => return reply::local(&failure, request.headers(), "unknown destination", None, false),
+    let (parts, body) = request.into_parts();
+    let authority = route::Head::of(&parts).authority;
+    let routes = match conn.ctx.destinations.routes(&conn.source, &conn.wants, authority) {
+        Ok(routes) => routes,
+        Err(failure) => {
+            let service = failure.destination().into();
+            let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), &service, None);
+            return Answer::new(Record::new(series, started)).local(&failure, &parts, &service, None);
+        }
     };
-    let series = ctx.recorder.series(conn.source.workload.as_ref(), &target.service, None);
-    let mut record = Record::new(series, started);
-    if ctx.ledger.is_full() {
-        return answer(&LimitError::StalledBytes.into(), &request, &target, None, record);
+    let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), &routes.service, None);
+    let answer = Answer::new(Record::new(series, started));
+    if conn.ctx.ledger.is_full() {
+        return answer.local(&LimitError::StalledBytes.into(), &parts, &routes.service, None);
     }
-    let timeout = request.headers().get(grpc::GRPC_TIMEOUT).and_then(|value| grpc::parse_timeout(value.as_bytes()));
-    let mut deadline = timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout)));
-    if !matches!(request.body(), Body::Empty) {
-        let limit = ctx.settings.replay_bytes;
-        request = request.map(|body| Body::Replay(Box::new(Replay::new(body, limit))));
-    }
-    let fields = FieldsForReply::of(&request);
-    let mut tried: SmallVec<[EndpointAddr; 4]> = SmallVec::new();
-    let mut refused = 0;
-    loop {
-        let now = Nanos::now();
-        let ask = Ask { tried: &tried, now, ..Ask::default() };
-        let chosen = target.cluster.pick(&ask, &mut ctx.rng.borrow_mut());
-        let Ok(chosen) = chosen else { return fields.answer(&Failure::NoEndpoint, &target, None, record) };
-        let endpoint = chosen.addr();
-        record.series = ctx.recorder.series(conn.source.workload.as_ref(), &target.service, Some(endpoint));
-        record.attempts += 1;
-        if let Body::Replay(replay) = request.body_mut() {
-            replay.count_for(Rc::clone(&record.series));
-        }
-        if let Some(timeout) = timeout {
-            let left = timeout.saturating_sub(now.since(started));
-            request.headers_mut().insert(grpc::GRPC_TIMEOUT, grpc::format_timeout(left));
-        }
-        let active = chosen.start(now);
-        let others = tried.len() - refused < ctx.settings.max_retries as usize;
-        let others = others && target.cluster.has_other(endpoint, &tried, now);
-        let way = Way { others, ..conn.way(&target, endpoint) };
-        let attempt = attempt(&conn, &target, way, request, &mut inform);
-        let failed = match until(&mut deadline, attempt).await {
-            Ok(response) => {
-                return observe(response, record, active, deadline);
-            }
-            Err(failed) => failed,
-        };
-        match &failed.failure {
-            Failure::Connect(ConnectError::Socket(_) | ConnectError::Overflow) => {}
-            Failure::Connect(_) => active.finished(Ended::ConnectFailure, Nanos::now()),
-            Failure::Upstream(UpstreamError::Aborted | UpstreamError::Stalled) => {}
-            Failure::Upstream(_) => active.finished(Ended::Reset, Nanos::now()),
-            Failure::Timeout => active.finished(Ended::Timeout, Nanos::now()),
-            _ => {}
-        }
-        drop(active);
-        // A refusal costs a round trip and says that the pod has gone. When a Deployment shrinks most of its endpoints
-        // refuse at once, so the first refusal of each is no attempt: 4 of 5 refusing leave 3 attempts for the fifth.
-        if matches!(failed.failure, Failure::Connect(ConnectError::Refused)) && !tried.contains(&endpoint) {
-            refused += 1;
-        }
-        tried.push(endpoint);
-        let retry = failed.failure.answer().retryable && tried.len() - refused <= ctx.settings.max_retries as usize;
-        let again = failed.again.filter(|_| retry).and_then(|again| rewound(*again));
-        match again {
-            Some(again) => {
-                ctx.recorder.metrics().retried();
-                request = again;
-            }
-            None => return fields.answer(&failed.failure, &target, Some(endpoint), record),
-        }
+    match route::find(&routes.host, &facts(&conn, &routes), &route::Head::of(&parts)) {
+        Some(route) => take(&conn, &routes, route, parts, body, inform, answer).await,
+        None => answer.local(&Failure::NoRoute, &parts, &routes.service, None),
     }
 }
 
-/// What a local answer needs of a request that is gone.
-struct FieldsForReply {
-    headers: http::HeaderMap,
+fn facts<'a>(conn: &'a Conn, routes: &'a Routes) -> route::Facts<'a> {
+    route::Facts { port: routes.port, client: conn.source.client(&conn.wants), gateway: &routes.gateway }
 }
 
-impl FieldsForReply {
-    fn of(request: &Request<Body>) -> Self {
-        let mut headers = http::HeaderMap::new();
-        if let Some(value) = request.headers().get(http::header::CONTENT_TYPE) {
-            headers.insert(http::header::CONTENT_TYPE, value.clone());
+/// What a route does with a request.
+async fn take(
+    conn: &Rc<Conn>,
+    routes: &Routes,
+    route: &Route,
+    parts: request::Parts,
+    body: Body,
+    inform: Inform,
+    mut answer: Answer,
+) -> Response<Body> {
+    let mut origin = None;
+    if let Some(cors) = &route.cors {
+        if let Some(fields) = cors::preflight(cors, &route::Head::of(&parts)) {
+            return answer.made(reply::empty(http::StatusCode::OK, fields));
         }
-        Self { headers }
+        origin = cors::allowed_origin(cors, &parts.headers);
+    }
+    let mut response = match admit(conn, route, &mut answer).await {
+        Err(failure) => answer.local(&failure, &parts, &routes.service, None),
+        Ok(()) => match &route.action {
+            Action::Forward(forward) => forward_to(conn, routes, route, forward, parts, body, inform, answer).await,
+            Action::Respond(direct) => answer.made(reply::direct(direct, &parts.headers)),
+            Action::Redirect(to) => {
+                let (facts, head) = (facts(conn, routes), route::Head::of(&parts));
+                match redirect::location(to, route.matcher.path.as_ref(), &facts, &head) {
+                    Some(location) => answer.made(reply::redirect(to.status, location, &parts.headers)),
+                    None => answer.local(&Failure::BadRequest("malformed target"), &parts, &routes.service, None),
+                }
+            }
+        },
+    };
+    if !matches!(route.action, Action::Forward(_)) {
+        rewrite::response(response.headers_mut(), route, None);
+    }
+    if let (Some(cors), Some(origin)) = (&route.cors, origin) {
+        cors::response(cors, origin, response.headers_mut());
+    }
+    response
+}
+
+/// Rate limit and faults, in the order of Envoy's filters.
+async fn admit(conn: &Conn, route: &Route, answer: &mut Answer) -> Result<(), Failure> {
+    let ctx = &conn.ctx;
+    if let Some(limit) = &route.rate_limit {
+        let source = conn.source.workload.as_ref().map(|workload| &workload.key);
+        if !ctx.buckets.admit(limit, source, answer.record.started, &mut ctx.rng.borrow_mut()) {
+            return Err(Failure::RateLimited { resource_exhausted: limit.resource_exhausted });
+        }
+    }
+    if let Some(rule) = &route.fault {
+        let drawn = fault::draw(rule, &mut ctx.rng.borrow_mut());
+        if let Some(delay) = drawn.delay {
+            answer.record.flags.insert(Flag::DI);
+            tokio::time::sleep(delay).await;
+        }
+        if let Some(with) = drawn.abort {
+            return Err(Failure::FaultAbort(with));
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one request, each used once")]
+async fn forward_to(
+    conn: &Rc<Conn>,
+    routes: &Routes,
+    route: &Route,
+    forward: &Forward,
+    mut parts: request::Parts,
+    body: Body,
+    mut inform: Inform,
+    mut answer: Answer,
+) -> Response<Body> {
+    let ctx = &conn.ctx;
+    let Some(backend) = split::backend(forward, &mut ctx.rng.borrow_mut()) else {
+        let failure = Failure::RefusedBackend(http::StatusCode::INTERNAL_SERVER_ERROR);
+        return answer.local(&failure, &parts, &routes.service, None);
+    };
+    let target = match &backend.to {
+        BackendTo::Refused { status, .. } => Err(Failure::RefusedBackend(*status)),
+        BackendTo::Service(to) => match &routes.target {
+            Some(target) if routes.host.family == Family::Default && to.host.is_empty() => Ok(Rc::clone(target)),
+            _ => ctx.destinations.backend(&conn.source, &conn.wants, to, routes.port),
+        },
+    };
+    let target = match target {
+        Ok(target) => target,
+        Err(Failure::NoCluster) if routes.host.family == Family::GatewayApi => {
+            let failure = Failure::RefusedBackend(http::StatusCode::INTERNAL_SERVER_ERROR);
+            return answer.local(&failure, &parts, &routes.service, None);
+        }
+        Err(failure) => return answer.local(&failure, &parts, &routes.service, None),
+    };
+    let retry = forward.retry.as_deref();
+    let timeouts = Timeouts::new(forward.timeout, retry.and_then(|policy| policy.per_try_timeout), &parts.headers);
+    let begin = if parts.headers.contains_key(grpc::GRPC_TIMEOUT) { Begin::Now } else { Begin::RequestEnd };
+    let affinity = affinity(conn, &target, &parts);
+    if let Err(failure) = rewrite::request(&mut parts, route, forward, backend) {
+        return answer.local(&failure, &parts, &target.name, None);
+    }
+    let replay = (!matches!(body, Body::Empty)).then(|| Replay::new(body, ctx.settings.replay_bytes));
+    for mirror in split::mirrors(forward, backend, &mut ctx.rng.borrow_mut()) {
+        mirror::send(conn, mirror, routes.port, &parts, replay.as_ref());
+    }
+    let upgrade = http1::Upgrade::of_request(&mut parts);
+    let mut deadline = Deadline::new(timeouts.whole, begin);
+    let mut attempts = Attempts {
+        conn,
+        target: &target,
+        parts: &mut parts,
+        replay: replay.as_ref(),
+        retry,
+        hash: affinity.hash,
+        timeouts,
+        started: answer.record.started,
+        upgrade,
+        inform: &mut inform,
+        record: &mut answer.record,
+        numbered: routes.host.family != Family::Default,
+        endpoint: None,
+    };
+    let result = deadline.limit(replay.as_ref(), attempts.run()).await;
+    let endpoint = attempts.endpoint;
+    if let Some(replay) = &replay {
+        replay.settle();
+    }
+    let mut response = match result {
+        Ok(answered) => answer.endpoints(answered, deadline),
+        Err(failure) => answer.local(&failure, &parts, &target.name, endpoint),
+    };
+    rewrite::response(response.headers_mut(), route, Some((forward, backend)));
+    if let Some(cookie) = affinity.set_cookie {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// The request's place among the endpoints, where the policy wants one.
+fn affinity(conn: &Conn, target: &Target, parts: &request::Parts) -> Affinity {
+    let Balancer::ConsistentHash(hash) = &target.policy.balancer else { return Affinity::default() };
+    let facts =
+        RequestFacts { headers: &parts.headers, query: parts.uri.query(), client: conn.client, local: conn.local };
+    balance::affinity(&hash.key, &facts)
+}
+
+/// The record of a request on its way to a response.
+struct Answer {
+    record: Record,
+}
+
+impl Answer {
+    fn new(record: Record) -> Self {
+        Self { record }
     }
 
-    fn answer(
-        &self,
-        failure: &Failure,
-        target: &Target,
-        endpoint: Option<EndpointAddr>,
-        mut record: Record,
-    ) -> Response<Body> {
-        let answer = failure.answer();
-        let response = reply::local(failure, &self.headers, &target.name, endpoint, record.attempts > 1);
-        record.code = Some(response.status());
-        record.flags |= answer.flags;
-        record.outcome = answer.outcome;
-        record.read_grpc_status(response.headers());
-        record.complete = true;
+    /// An answer that is nobody's failure: a redirect, a direct response, a preflight.
+    fn made(mut self, response: Response<Body>) -> Response<Body> {
+        self.record.code = Some(response.status());
+        self.record.outcome = Outcome::Local;
+        self.record.read_grpc_status(response.headers());
+        self.record.complete = true;
         response
     }
-}
 
-fn answer(
-    failure: &Failure,
-    request: &Request<Body>,
-    target: &Target,
-    endpoint: Option<EndpointAddr>,
-    record: Record,
-) -> Response<Body> {
-    FieldsForReply::of(request).answer(failure, target, endpoint, record)
-}
-
-/// The record follows the response's body to its end.
-fn observe(
-    response: Response<Body>,
-    mut record: Record,
-    active: ActiveRequest,
-    deadline: Option<Pin<Box<Sleep>>>,
-) -> Response<Body> {
-    record.code = Some(response.status());
-    record.read_grpc_status(response.headers());
-    active.finished(
-        Ended::Response { status: response.status().as_u16(), grpc_status: record.grpc_status },
-        Nanos::now(),
-    );
-    if response.body().is_end() {
-        record.complete = true;
-        return response;
+    /// An answer in an endpoint's place. `to`: where the request was headed.
+    fn local(
+        mut self,
+        failure: &Failure,
+        request: &request::Parts,
+        to: &str,
+        endpoint: Option<EndpointAddr>,
+    ) -> Response<Body> {
+        let answer = failure.answer();
+        let response = reply::local(failure, &request.headers, to, endpoint, self.record.attempts > 1);
+        self.record.code = Some(response.status());
+        self.record.flags |= answer.flags;
+        self.record.outcome = answer.outcome;
+        self.record.read_grpc_status(response.headers());
+        self.record.complete = true;
+        response
     }
-    response.map(|body| Body::Observed(Box::new(Observed::new(body, record, active, deadline))))
-}
 
-/// One attempt at one endpoint.
-async fn attempt(
-    conn: &Conn,
-    target: &Target,
-    way: Way<'_>,
-    request: Request<Body>,
-    inform: &mut Inform,
-) -> Result<Response<Body>, Failed> {
-    // On `http` ports the upstream follows the client; `http2` and `grpc` ports speak HTTP/2 whatever the client does.
-    let http2 = request.version() == Version::HTTP_2 || matches!(target.protocol, Protocol::Http2 | Protocol::Grpc);
-    if http2 { attempt_http2(conn, way, request, inform).await } else { attempt_http1(conn, way, request).await }
-}
-
-async fn attempt_http2(
-    conn: &Conn,
-    way: Way<'_>,
-    request: Request<Body>,
-    inform: &mut Inform,
-) -> Result<Response<Body>, Failed> {
-    let connected = conn.ctx.pools.http2(way).await;
-    let connection = match connected {
-        Ok(connection) => connection,
-        Err(error) => return Err(Failed { failure: error.into(), again: Some(Box::new(request)) }),
-    };
-    let (parts, body) = request.into_parts();
-    let head = match http2_head(&parts) {
-        Ok(head) => head,
-        Err(failure) => return Err(Failed { failure, again: None }),
-    };
-    let mut call = match connection.send(head, body) {
-        Ok(call) => call,
-        Err((error, body)) => {
-            return Err(Failed { failure: error.into(), again: Some(Box::new(Request::from_parts(parts, body))) });
+    /// An endpoint's answer; the record follows its body to the end.
+    fn endpoints(mut self, answered: Answered, deadline: Deadline) -> Response<Body> {
+        let Answered { response, active } = answered;
+        self.record.code = Some(response.status());
+        self.record.read_grpc_status(response.headers());
+        if response.body().is_end() {
+            self.record.complete = true;
+            return response;
         }
-    };
-    let response = poll_fn(|cx| {
-        call.poll_response(cx, &mut |head| {
-            if let Some(inform) = inform {
-                inform(head);
-            }
-        })
-    })
-    .await;
-    response.map_err(|error| {
-        let again = Request::from_parts(parts, call.into_request_body());
-        Failed { failure: error.into(), again: Some(Box::new(again)) }
-    })
-}
-
-async fn attempt_http1(conn: &Conn, way: Way<'_>, mut request: Request<Body>) -> Result<Response<Body>, Failed> {
-    let connected = conn.ctx.pools.http1(way).await;
-    let sender = match connected {
-        Ok(sender) => sender,
-        Err(error) => return Err(Failed { failure: error.into(), again: Some(Box::new(request)) }),
-    };
-    let upgrade = http1::wants_upgrade(&request).then(|| http1::Upgrade::of_request(&mut request));
-    http1::strip_hop_by_hop(request.headers_mut(), upgrade.is_some());
-    let method = request.method().clone();
-    *request.version_mut() = Version::HTTP_11;
-    let mut response = match sender.send(request).await {
-        Ok(response) => response,
-        Err((error, again)) => return Err(Failed { failure: error.into(), again: again.map(Box::new) }),
-    };
-    let endpoint_side = http1::Upgrade::of_response(&mut response, &method);
-    let switched = endpoint_side.is_some();
-    if let (Some(client), Some(endpoint)) = (upgrade, endpoint_side) {
-        http1::tunnel(client, endpoint);
+        let record = self.record;
+        response.map(|body| Body::Observed(Box::new(Observed::new(body, record, active, deadline.into_sleep()))))
     }
-    http1::strip_hop_by_hop(response.headers_mut(), switched);
-    Ok(response)
-}
-
-/// The head for an HTTP/2 endpoint: of an HTTP/2 client as it is, of an HTTP/1.1 client translated (RFC 9113 §8.3.1).
-fn http2_head(parts: &request::Parts) -> Result<Request<()>, Failure> {
-    let mut head = Request::new(());
-    *head.method_mut() = parts.method.clone();
-    *head.version_mut() = Version::HTTP_2;
-    *head.headers_mut() = parts.headers.clone();
-    if parts.version == Version::HTTP_2 {
-        *head.uri_mut() = parts.uri.clone();
-        // Extended CONNECT's `:protocol` (RFC 8441) travels as an extension.
-        *head.extensions_mut() = parts.extensions.clone();
-        return Ok(head);
-    }
-    if parts.method == Method::CONNECT {
-        return Err(Failure::BadRequest("CONNECT is not translated to HTTP/2"));
-    }
-    http1::strip_hop_by_hop(head.headers_mut(), false);
-    let host = head.headers_mut().remove(HOST);
-    let authority = match (parts.uri.authority(), &host) {
-        (Some(authority), _) => authority.clone(),
-        (None, Some(host)) => {
-            Authority::try_from(host.as_bytes()).map_err(|_| Failure::BadRequest("malformed host"))?
-        }
-        (None, None) => return Err(Failure::BadRequest("no host")),
-    };
-    let mut uri = Parts::default();
-    uri.scheme = Some(Scheme::HTTP);
-    uri.authority = Some(authority);
-    uri.path_and_query = Some(parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
-    *head.uri_mut() = Uri::from_parts(uri).map_err(|_| Failure::BadRequest("malformed target"))?;
-    Ok(head)
-}
-
-/// The request as it was before the attempt, where enough of it was kept.
-fn rewound(mut request: Request<Body>) -> Option<Request<Body>> {
-    match request.body_mut() {
-        Body::Replay(replay) => replay.rewind().then_some(request),
-        Body::Empty => Some(request),
-        _ => None,
-    }
-}
-
-/// Runs an attempt until the request's own timeout.
-async fn until(
-    deadline: &mut Option<Pin<Box<Sleep>>>,
-    attempt: impl Future<Output = Result<Response<Body>, Failed>>,
-) -> Result<Response<Body>, Failed> {
-    let mut attempt = std::pin::pin!(attempt);
-    poll_fn(|cx| {
-        if let Poll::Ready(result) = attempt.as_mut().poll(cx) {
-            return Poll::Ready(result);
-        }
-        match deadline {
-            Some(sleep) => sleep.as_mut().poll(cx).map(|()| Err(Failed { failure: Failure::Timeout, again: None })),
-            None => Poll::Pending,
-        }
-    })
-    .await
 }

@@ -146,7 +146,7 @@ async fn connect(conn: &Conn, target: &Target) -> Result<Connected, Failure> {
     let ctx = &conn.ctx;
     let mut tried: SmallVec<[EndpointAddr; 4]> = SmallVec::new();
     loop {
-        let ask = Ask { tried: &tried, now: Nanos::now(), ..Ask::default() };
+        let ask = Ask { tried: &tried, original: conn.wants.original(), now: Nanos::now(), ..Ask::default() };
         let chosen = target.cluster.pick(&ask, &mut ctx.rng.borrow_mut()).map_err(|_| Failure::NoEndpoint)?;
         let active = chosen.start(ask.now);
         let others = tried.len() < ctx.settings.max_retries as usize;

@@ -47,6 +47,8 @@ pub struct Snapshot {
     by_ip: Map<IpAddr, WorkloadKey>,
     /// Addresses of pods behind headless Services, for protocol and metrics of connections straight to them.
     headless: Map<EndpointAddr, PortKey>,
+    /// How many Service ports with this number speak HTTP, declared or not.
+    http_ports: Map<u16, usize>,
     /// Who has a host: usually one Service.
     hosts: ByHost<ServiceName>,
     /// Routes of clients in the mesh.
@@ -153,12 +155,14 @@ impl Snapshot {
         for (vip, port) in service.addrs() {
             self.by_addr.insert(ServiceAddr::new((vip, port).into()), PortKey::new(service.name.clone(), port));
         }
+        self.count_http_ports(&service, true);
         self.rename(&service, |names| names.push(Arc::new(service.name.clone())));
         self.services.insert(service.name.clone(), service);
     }
 
     pub fn remove_service(&mut self, name: &ServiceName) -> Option<Arc<Service>> {
         let former = self.services.remove(name)?;
+        self.count_http_ports(&former, false);
         self.rename(&former, |_| {});
         for (vip, port) in former.addrs() {
             let addr = ServiceAddr::new((vip, port).into());
@@ -167,6 +171,21 @@ impl Snapshot {
             }
         }
         Some(former)
+    }
+
+    /// Whether any Service speaks HTTP on a port of this number.
+    pub fn speaks_http(&self, port: u16) -> bool {
+        self.http_ports.contains_key(&port)
+    }
+
+    fn count_http_ports(&mut self, service: &Service, up: bool) {
+        for port in service.ports.iter().filter(|port| !port.protocol.is_opaque()) {
+            let count = self.http_ports.get(&port.port).copied().unwrap_or(0);
+            match if up { count + 1 } else { count.saturating_sub(1) } {
+                0 => self.http_ports.remove(&port.port),
+                count => self.http_ports.insert(port.port, count),
+            };
+        }
     }
 
     /// Who has a Service's host beside it, changed by `change`; kept in order of name.

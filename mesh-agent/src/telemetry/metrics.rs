@@ -58,8 +58,10 @@ pub enum Trouble {
     Detect,
     /// The client broke its protocol or closed in the middle.
     Client,
-    /// No endpoint could be connected (opaque).
+    /// No endpoint could be connected (opaque), or none may be.
     Upstream,
+    /// A copy of a request came to nothing.
+    Mirror,
 }
 
 impl ConnectionKind {
@@ -82,6 +84,7 @@ impl Trouble {
             Self::Detect => "detect",
             Self::Client => "client",
             Self::Upstream => "upstream",
+            Self::Mirror => "mirror",
         }
     }
 }

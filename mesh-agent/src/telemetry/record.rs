@@ -2,6 +2,7 @@
 
 use super::Series;
 use crate::error::{Flag, Flags, Outcome};
+use crate::grpc;
 use crate::time::Nanos;
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
@@ -45,11 +46,8 @@ impl Record {
 
     /// Reads `grpc-status` (gRPC over HTTP/2, "Responses"); what is not a number below 256 is ignored.
     pub fn read_grpc_status(&mut self, fields: &HeaderMap) {
-        if let Some(value) = fields.get("grpc-status") {
-            self.grpc_status = match value.as_bytes() {
-                [digit @ b'0'..=b'9'] => Some(digit - b'0'),
-                _ => value.to_str().ok().and_then(|text| text.parse().ok()),
-            };
+        if fields.contains_key(grpc::GRPC_STATUS) {
+            self.grpc_status = grpc::status_in(fields);
         }
     }
 
