@@ -93,7 +93,7 @@ impl Workers {
         let ticks: Arc<[AtomicU64]> = (0..count).map(|_| AtomicU64::new(0)).collect();
         let limits = Limits::new(shared.settings.max_connections);
         let ledger = Arc::new(Ledger::new(shared.settings.stalled_bytes));
-        let upstreams = Arc::new(Upstreams::default());
+        let upstreams = Arc::new(Upstreams::new(Arc::clone(&shared.settings)));
         let buckets = Arc::new(Buckets::default());
         let drain = Drain::default();
         let (workers, inboxes): (Vec<_>, Vec<_>) = (0..count)
@@ -212,14 +212,13 @@ impl Run {
         };
         let _ = ready.send(Ok(()));
         runtime.block_on(async {
-            let settings = Arc::clone(&self.shared.settings);
             let ctx = Rc::new(Ctx {
                 destinations: Destinations::new(
                     Arc::clone(&self.shared.snapshot),
                     Arc::clone(&self.shared.registry),
                     Arc::clone(&self.upstreams),
                 ),
-                pools: Rc::new(Pools::new(settings, Arc::clone(&self.ledger), Arc::clone(&self.upstreams))),
+                pools: Rc::new(Pools::new(Arc::clone(&self.ledger), Arc::clone(&self.upstreams))),
                 recorder: Recorder::new(Arc::clone(&self.shared.metrics)),
                 settings: Arc::clone(&self.shared.settings),
                 ledger: Arc::clone(&self.ledger),

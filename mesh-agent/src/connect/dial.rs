@@ -3,6 +3,7 @@
 use crate::addr::EndpointAddr;
 use crate::error::ConnectError;
 use crate::settings::Settings;
+use crate::snapshot::policy;
 use socket2::{SockRef, TcpKeepalive};
 use std::fmt;
 use std::future::Future;
@@ -117,6 +118,24 @@ pub(crate) fn tune(stream: &TcpStream, dead_after: Duration) {
     let _ = socket.set_tcp_user_timeout(Some(dead_after));
     // Three probes within `dead_after`: after 20 s of silence one each 5 s (20 s / 4).
     let keepalive = TcpKeepalive::new().with_time(dead_after).with_interval(dead_after / 4).with_retries(3);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+}
+
+/// A policy's own keep-alive. What it leaves out is the kernel's default (Istio `tcpKeepalive`).
+pub(super) fn keep_alive(stream: &TcpStream, policy: &policy::TcpKeepalive) {
+    let mut keepalive = TcpKeepalive::new();
+    if let Some(probes) = policy.probes {
+        keepalive = keepalive.with_retries(probes);
+    }
+    if let Some(time) = policy.time {
+        keepalive = keepalive.with_time(time);
+    }
+    if let Some(interval) = policy.interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    // TCP_USER_TIMEOUT overrides what probes find out (tcp(7)).
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_user_timeout(None);
     let _ = socket.set_tcp_keepalive(&keepalive);
 }
 

@@ -7,9 +7,15 @@
 mod dial;
 mod limits;
 mod pool;
+mod socket;
 mod upstream;
 
 pub use dial::{Carries, Dialer, OpenSocket};
-pub use limits::{Limits, Permit};
+pub use limits::Permit;
 pub use pool::{Http2Lease, Opaque, Pools, Way, Wire};
 pub use upstream::{Upstream, Upstreams};
+
+pub(crate) use limits::Open;
+
+use limits::Limits;
+use socket::Socket;

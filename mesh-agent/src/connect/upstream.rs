@@ -1,11 +1,15 @@
 //! How the connections of one cluster are made and limited.
 
-use super::Limits;
+use super::{Carries, Dialer, Limits, Permit, Socket};
+use crate::addr::EndpointAddr;
+use crate::error::ConnectError;
+use crate::settings::Settings;
 use crate::snapshot::ClusterKey;
 use crate::snapshot::policy::TrafficPolicy;
 use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 /// One cluster under one policy: connections of different policies never mix.
 #[derive(Debug)]
@@ -13,19 +17,27 @@ pub struct Upstream {
     /// Stands for the cluster and policy in the keys of pools.
     pub(super) id: u64,
     pub(super) policy: Arc<TrafficPolicy>,
+    /// The agent's, with what the policy says instead.
+    pub(super) settings: Arc<Settings>,
     sources: Mutex<FxHashMap<u64, Weak<Limits>>>,
 }
 
 /// All upstreams that somebody holds, shared by the workers. Locked when a configuration is new to a worker, and when a
-/// worker meets a source for the first time.
-#[derive(Debug, Default)]
+/// pool is made.
+#[derive(Debug)]
 pub struct Upstreams {
+    settings: Arc<Settings>,
     known: Mutex<FxHashMap<ClusterKey, Vec<Weak<Upstream>>>>,
     next: AtomicU64,
 }
 
 impl Upstreams {
-    /// The upstream of a cluster and policy: the one that exists, if one does.
+    pub fn new(settings: Arc<Settings>) -> Self {
+        Self { settings, known: Mutex::default(), next: AtomicU64::new(0) }
+    }
+
+    /// The upstream of a cluster and policy: the one that exists, if one does. To be kept beside the cluster, as long as
+    /// it is used.
     pub fn upstream(&self, key: &ClusterKey, policy: &Arc<TrafficPolicy>) -> Arc<Upstream> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let of_key = known.entry(key.clone()).or_default();
@@ -33,10 +45,24 @@ impl Upstreams {
         if let Some(found) = of_key.iter().filter_map(Weak::upgrade).find(|upstream| upstream.is_of(policy)) {
             return found;
         }
-        let id = self.next.fetch_add(1, Relaxed);
-        let upstream = Arc::new(Upstream { id, policy: Arc::clone(policy), sources: Mutex::default() });
+        let upstream = Arc::new(Upstream {
+            id: self.next.fetch_add(1, Relaxed),
+            policy: Arc::clone(policy),
+            settings: settings(&self.settings, policy),
+            sources: Mutex::default(),
+        });
         of_key.push(Arc::downgrade(&upstream));
+        // Clusters come and go with the configuration: those that are gone leave no names behind.
+        if known.len() >= known.capacity() {
+            known.retain(|_, of_key| of_key.iter().any(|upstream| upstream.strong_count() > 0));
+        }
         upstream
+    }
+}
+
+impl Default for Upstreams {
+    fn default() -> Self {
+        Self::new(Arc::default())
     }
 }
 
@@ -51,18 +77,52 @@ impl Upstream {
                 && own.proxy_protocol == other.proxy_protocol
     }
 
+    /// The agent's settings, with what the policy says instead: `idle` is the policy's for opaque connections,
+    /// `max_connection_age` its longest duration of a connection.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
     /// What one source may do; `None`: everything.
     pub(super) fn limits(&self, source: u64) -> Option<Arc<Limits>> {
-        if !Limits::are_set(&self.policy) {
-            return None;
-        }
+        let limits = Limits::of(&self.policy)?;
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(limits) = sources.get(&source).and_then(Weak::upgrade) {
             return Some(limits);
         }
-        let limits = Limits::of(&self.policy);
         sources.retain(|_, limits| limits.strong_count() > 0);
         sources.insert(source, Arc::downgrade(&limits));
         Some(limits)
     }
+
+    /// A connected socket that keeps `permit` as long as it lives.
+    pub(super) async fn dial(
+        &self,
+        dialer: &Dialer,
+        (to, carries): (EndpointAddr, Carries),
+        limit: Duration,
+        permit: Option<Permit>,
+    ) -> Result<Socket, ConnectError> {
+        let stream = dialer.connect(to, carries, limit, &self.settings).await?;
+        if let Some(keepalive) = &self.policy.pool.tcp_keepalive {
+            super::dial::keep_alive(&stream, keepalive);
+        }
+        Ok(Socket::new(stream, permit))
+    }
+}
+
+fn settings(agent: &Arc<Settings>, policy: &TrafficPolicy) -> Arc<Settings> {
+    let pool = &policy.pool;
+    let times = [pool.connect_timeout, pool.idle_timeout, pool.tcp_idle_timeout, pool.max_connection_duration];
+    if times.iter().all(Option::is_none) {
+        return Arc::clone(agent);
+    }
+    Arc::new(Settings {
+        connect_timeout: pool.connect_timeout.unwrap_or(agent.connect_timeout),
+        http1_idle: pool.idle_timeout.unwrap_or(agent.http1_idle),
+        http2_idle: pool.idle_timeout.unwrap_or(agent.http2_idle),
+        idle: pool.tcp_idle_timeout.unwrap_or(agent.idle),
+        max_connection_age: pool.max_connection_duration.or(agent.max_connection_age),
+        ..(**agent).clone()
+    })
 }

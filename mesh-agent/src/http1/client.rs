@@ -2,7 +2,7 @@
 
 use super::{RecvBody, body_error};
 use crate::body::Body;
-use crate::connect::Permit;
+use crate::connect::{Open, Permit};
 use crate::error::{ConnectError, UpstreamError};
 use crate::time::Nanos;
 use http::{Request, Response, StatusCode};
@@ -10,6 +10,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -21,12 +22,21 @@ pub struct Sender {
     idle: Weak<Idle>,
     /// The running request's place among those that its policy allows.
     request: Option<Permit>,
+    /// Requests so far.
+    used: u32,
+    /// After which it takes no more of them.
+    expires: Option<Nanos>,
 }
 
 /// Connections of one pool that wait for a request, the last used one on top.
 #[derive(Debug, Default)]
 pub struct Idle {
     senders: RefCell<Vec<(Sender, Nanos)>>,
+    /// Who wants to hear of each connection that comes back.
+    waiting: Option<Arc<Open>>,
+    /// Requests that a connection may serve.
+    most: Option<u32>,
+    longest: Option<Duration>,
 }
 
 /// The right to give a connection back.
@@ -53,7 +63,8 @@ where
             tracing::debug!(%error, "upstream connection ended");
         }
     });
-    Ok(Sender { send, idle: Rc::downgrade(idle), request: None })
+    let expires = idle.longest.map(|longest| Nanos::now().plus(longest));
+    Ok(Sender { send, idle: Rc::downgrade(idle), request: None, used: 0, expires })
 }
 
 impl Sender {
@@ -61,6 +72,16 @@ impl Sender {
     pub(crate) fn with(mut self, request: Option<Permit>) -> Self {
         self.request = request;
         self
+    }
+
+    /// Waits until the connection has settled after its last exchange; `None` where it has ended.
+    pub(crate) async fn ready(mut self) -> Option<Self> {
+        self.send.ready().await.ok()?;
+        Some(self)
+    }
+
+    fn is_spent(&self, most: Option<u32>, now: Nanos) -> bool {
+        self.send.is_closed() || most.is_some_and(|most| self.used >= most) || self.expires.is_some_and(|at| now > at)
     }
 
     /// Sends a request and waits for the response's head. The connection goes back to its pool after the body's end.
@@ -71,6 +92,7 @@ impl Sender {
         mut self,
         request: Request<Body>,
     ) -> Result<Response<Body>, (UpstreamError, Option<Request<Body>>)> {
+        self.used = self.used.saturating_add(1);
         let response = match self.send.try_send_request(request).await {
             Ok(response) => response,
             Err(mut error) => {
@@ -94,23 +116,51 @@ impl Sender {
 }
 
 impl Idle {
+    /// `waiting`: who wants to hear of each connection that comes back. `most` requests and `longest` life of each.
+    pub(crate) fn new(waiting: Option<Arc<Open>>, most: Option<u32>, longest: Option<Duration>) -> Self {
+        Self { senders: RefCell::default(), waiting, most, longest }
+    }
+
     /// A connection that is alive and ready now. One whose last exchange is just settling stays for the next request.
     pub fn take(&self) -> Option<Sender> {
         let mut senders = self.senders.borrow_mut();
-        senders.retain(|(sender, _)| !sender.send.is_closed());
+        self.drop_spent(&mut senders);
         let ready = senders.iter().rposition(|(sender, _)| sender.send.is_ready())?;
         Some(senders.remove(ready).0)
     }
 
-    /// Closes what has been idle for too long; says whether any is left.
-    pub fn sweep(&self, now: Nanos, longest: Duration) -> bool {
+    /// A connection that is alive, perhaps still settling: `Sender::ready` says when it has.
+    pub(crate) fn take_settling(&self) -> Option<Sender> {
         let mut senders = self.senders.borrow_mut();
-        senders.retain(|(sender, since)| !sender.send.is_closed() && now.since(*since) < longest);
-        !senders.is_empty()
+        self.drop_spent(&mut senders);
+        Some(senders.pop()?.0)
     }
 
+    /// Closes what has been idle for too long.
+    pub fn sweep(&self, now: Nanos, longest: Duration) {
+        let mut senders = self.senders.borrow_mut();
+        senders.retain(|(sender, since)| !sender.is_spent(self.most, now) && now.since(*since) < longest);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.senders.borrow().is_empty()
+    }
+
+    /// Takes a connection back, unless it has served its time: it closes then.
     pub fn put(&self, sender: Sender) {
-        self.senders.borrow_mut().push((sender, Nanos::now()));
+        let now = Nanos::now();
+        if !sender.is_spent(self.most, now) {
+            self.senders.borrow_mut().push((sender, now));
+        }
+        if let Some(waiting) = &self.waiting {
+            waiting.changed.notify_one();
+        }
+    }
+
+    fn drop_spent(&self, senders: &mut Vec<(Sender, Nanos)>) {
+        let limited = self.longest.is_some();
+        let now = if limited { Nanos::now() } else { Nanos::default() };
+        senders.retain(|(sender, _)| !sender.is_spent(self.most, now));
     }
 }
 

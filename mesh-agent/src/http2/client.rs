@@ -33,6 +33,8 @@ pub struct Connection {
 #[derive(Debug)]
 struct State {
     active: Cell<usize>,
+    /// Calls so far.
+    calls: Cell<u64>,
     closed: Cell<bool>,
     /// After which no call starts; `None`: it may grow old.
     expires: Option<Nanos>,
@@ -61,7 +63,13 @@ where
         .map_err(|_| ConnectError::Handshake)?;
     let now = Nanos::now();
     let expires = settings.max_connection_age.map(|age| now.plus(jittered(age, fastrand::f64())));
-    let state = Rc::new(State { active: Cell::new(0), closed: Cell::new(false), expires, idle_since: Cell::new(now) });
+    let state = Rc::new(State {
+        active: Cell::new(0),
+        calls: Cell::new(0),
+        closed: Cell::new(false),
+        expires,
+        idle_since: Cell::new(now),
+    });
     let pings = settings.ping_interval.and_then(|every| Some((driver.ping_pong()?, every)));
     let (watched, timeout) = (Rc::clone(&state), settings.ping_timeout);
     let listened = Rc::clone(&preface);
@@ -123,6 +131,11 @@ impl Connection {
         self.state.active.get()
     }
 
+    /// Calls so far.
+    pub fn calls(&self) -> u64 {
+        self.state.calls.get()
+    }
+
     /// Takes no new calls because of its age.
     pub fn is_too_old(&self, now: Nanos) -> bool {
         self.state.expires.is_some_and(|expires| now > expires)
@@ -160,6 +173,7 @@ impl Connection {
             }
         };
         self.state.active.set(self.state.active.get() + 1);
+        self.state.calls.set(self.state.calls.get() + 1);
         let slot = Some(Slot { state: Rc::clone(&self.state), _permit: permit });
         let (upload, rest) = if body.is_end() {
             (None, Some(std::mem::take(&mut body)))

@@ -56,8 +56,13 @@ pub(super) async fn serve(
     let series = conn.ctx.recorder.tcp_series(conn.source.workload.as_ref(), &target.service, Some(addr));
     series.opened.add(1);
     let mut moved = Moved::default();
-    let idle = conn.ctx.settings.idle;
-    let result = forward::forward(&mut client, &mut endpoint.opaque.stream, first, idle, &mut moved).await;
+    let settings = target.upstream.settings();
+    let forwarding = forward::forward(&mut client, &mut endpoint.opaque.stream, first, settings.idle, &mut moved);
+    let result = match settings.max_connection_age {
+        None => forwarding.await,
+        // An end like any other: both sides see the close.
+        Some(age) => tokio::time::timeout(age, forwarding).await.unwrap_or(Ok(())),
+    };
     series.received.add(moved.received);
     series.sent.add(moved.sent);
     series.closed.add(1);
