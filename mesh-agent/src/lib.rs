@@ -36,6 +36,7 @@ pub mod addr;
 pub mod admin;
 pub mod drain;
 pub mod error;
+pub mod identity;
 pub mod settings;
 pub mod snapshot;
 pub mod time;

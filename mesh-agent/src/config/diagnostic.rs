@@ -112,6 +112,10 @@ codes! {
     BadReference = "UM0402", "a reference to something that cannot be used there";
     UnsupportedFilter = "UM0403", "a filter that is not supported: its rule or backend answers 500";
     RivalRoutes = "UM0404", "two families' routes for one host";
+    NotAttached = "UM0405", "a route that its parent does not take";
+    BadListener = "UM0406", "a Gateway's listener that cannot be opened";
+    PortConflict = "UM0407", "servers that cannot share a port or a host";
+    BadCertificate = "UM0408", "a Gateway's Secret without a usable certificate";
 }
 
 impl Diagnostic {

@@ -6,6 +6,7 @@
 //! descriptors costs the connection that came then and nothing else.
 
 mod accept;
+pub mod tls;
 
 pub use accept::{Limits, OpenGuard, run};
 

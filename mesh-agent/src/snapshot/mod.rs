@@ -7,6 +7,7 @@
 //! The maps are persistent (structure-sharing): a change costs what it touches, whatever the number of services.
 
 mod egress;
+pub mod gateway;
 mod l4;
 mod lookup;
 mod mesh;
@@ -56,6 +57,8 @@ pub struct Snapshot {
     /// Routes of opaque connections of clients in the mesh.
     l4_hosts: ByHost<L4Host>,
     policies: ByHost<DestinationPolicy>,
+    /// Of gateway pods.
+    gateways: Map<WorkloadKey, Arc<gateway::Gateway>>,
     /// By namespace, in order of age.
     sidecars: Map<Arc<str>, Arc<[Arc<EgressScope>]>>,
 }
@@ -129,6 +132,7 @@ impl Snapshot {
             && self.l4_hosts == other.l4_hosts
             && self.policies == other.policies
             && self.sidecars == other.sidecars
+            && self.gateways == other.gateways
     }
 
     pub fn workload(&self, key: &WorkloadKey) -> Option<&Arc<Workload>> {

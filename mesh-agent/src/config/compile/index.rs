@@ -38,6 +38,12 @@ pub(super) struct Dirty {
     pub(super) request_policies: BTreeSet<ObjectKey>,
     /// Namespaces whose Sidecars changed.
     pub(super) sidecars: BTreeSet<Arc<str>>,
+    /// Of both families.
+    pub(super) gateways: BTreeSet<ObjectKey>,
+    /// Some GatewayClass changed.
+    pub(super) classes: bool,
+    pub(super) secrets: BTreeSet<ObjectKey>,
+    pub(super) namespaces: BTreeSet<Arc<str>>,
     /// Services whose own object changed, not only their endpoints.
     pub(super) declared: BTreeSet<ServiceName>,
     /// Names whose DNS answer changed.
@@ -216,7 +222,10 @@ impl Index {
 
     fn mark(&self, r: &Resource, dirty: &mut Dirty) {
         match &r.object {
-            Object::Namespace(_) => dirty.pods.extend(self.pods_in.get(&r.key.name).into_iter().flatten().cloned()),
+            Object::Namespace(_) => {
+                dirty.pods.extend(self.pods_in.get(&r.key.name).into_iter().flatten().cloned());
+                dirty.namespaces.insert(Arc::clone(&r.key.name));
+            }
             Object::Node(_) => {
                 dirty.pods.extend(self.pods_on.get(&r.key.name).into_iter().flatten().cloned());
                 dirty.nodes.insert(Arc::clone(&r.key.name));
@@ -262,6 +271,13 @@ impl Index {
             }
             Object::ReferenceGrant(_) => {
                 dirty.grants.insert(r.key.clone());
+            }
+            Object::IstioGateway(_) | Object::Gateway(_) => {
+                dirty.gateways.insert(r.key.clone());
+            }
+            Object::GatewayClass(_) => dirty.classes = true,
+            Object::Secret(_) => {
+                dirty.secrets.insert(r.key.clone());
             }
             _ => {}
         }

@@ -8,8 +8,10 @@ mod analyze;
 mod claims;
 mod endpoints;
 mod entries;
+mod gateway;
 mod gateway_api;
 mod index;
+mod links;
 mod mesh;
 mod names;
 mod overlay;
@@ -23,6 +25,7 @@ mod traffic;
 mod traffic_policy;
 mod workload;
 
+pub use gateway::GATEWAY_NAME_LABEL;
 pub use service::LOAD_BALANCER_ANNOTATION;
 pub use workload::{MESH_LABEL, NETNS_ANNOTATION};
 
@@ -33,6 +36,7 @@ use crate::addr::EndpointAddr;
 use crate::snapshot::{Locality, PortKey, Service, ServiceName, Snapshot, Workload, WorkloadKey};
 use claims::Claims;
 use endpoints::{Origin, View};
+use gateway::Gateways;
 use gateway_api::GatewayApi;
 use index::{Age, Dirty, Index, PodName, pod_key, service_key};
 use mesh::Mesh;
@@ -66,6 +70,8 @@ pub struct Update {
     pub touched_hosts: Vec<Arc<str>>,
     /// Whether Sidecars or what holds for the whole mesh are different.
     pub touched_scopes: bool,
+    /// Some gateway pod does something else.
+    pub touched_gateways: bool,
     /// Those that this batch brought up; [`Compiler::diagnostics`] has all.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -74,6 +80,7 @@ impl Update {
     /// Whether the snapshot differs from the one before.
     pub fn is_change(&self) -> bool {
         self.touched_scopes
+            || self.touched_gateways
             || !self.touched_services.is_empty()
             || !self.touched_workloads.is_empty()
             || !self.touched_hosts.is_empty()
@@ -101,6 +108,7 @@ pub struct Compiler {
     asked: Asked,
     traffic: Traffic,
     gateway_api: GatewayApi,
+    gateways: Gateways,
     /// By the object compiled when they were found.
     diagnostics: BTreeMap<ObjectKey, Vec<Diagnostic>>,
 }
@@ -136,6 +144,7 @@ impl Compiler {
             asked: Asked::default(),
             traffic: Traffic::default(),
             gateway_api: GatewayApi::default(),
+            gateways: Gateways::default(),
             diagnostics: BTreeMap::new(),
         }
     }
@@ -159,7 +168,7 @@ impl Compiler {
         let mut news = Vec::new();
         let touched_scopes = self.apply_scopes(&mut dirty, &mut news);
         let touched_workloads = self.apply_workloads(&mut dirty, &mut news);
-        let touched_hosts: Vec<_> = self.apply_traffic(&dirty, &mut news).into_iter().collect();
+        let (touched_hosts, touched_gateways) = self.apply_traffic(&dirty, &touched_workloads, &mut news);
         let touched_services = self.apply_services(dirty, &mut news);
         let mut update = Update {
             snapshot: Arc::default(),
@@ -167,6 +176,7 @@ impl Compiler {
             touched_workloads,
             touched_hosts,
             touched_scopes,
+            touched_gateways,
             diagnostics: news,
         };
         if update.is_change() {

@@ -9,6 +9,7 @@ use std::path::Path;
 mod analysis;
 mod entries;
 mod gateway_api;
+mod gateways;
 mod property;
 mod routes;
 mod scale;

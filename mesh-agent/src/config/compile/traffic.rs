@@ -4,6 +4,7 @@
 //! Endpoints are no part of this: routes and policies name hosts.
 
 use super::claims::Claims;
+use super::gateway::Causes;
 use super::index::{Age, Dirty};
 use super::overlay::{self, Overlay};
 use super::route::{self, Compiled};
@@ -16,7 +17,7 @@ use crate::snapshot::policy::{
     Balancer, ConsistentHash, DestinationPolicy, HashKey, HashTable, PortPolicies, TrafficPolicy,
 };
 use crate::snapshot::route::{Route, RuleRef, VirtualHost, Visibility};
-use crate::snapshot::{L4Host, covers_host, wildcards};
+use crate::snapshot::{L4Host, WorkloadKey, covers_host, wildcards};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -79,12 +80,21 @@ impl Traffic {
 }
 
 impl Compiler {
-    /// Puts routes and policies in force. Returns the hosts about which something changed.
-    pub(super) fn apply_traffic(&mut self, dirty: &Dirty, news: &mut Vec<Diagnostic>) -> BTreeSet<Arc<str>> {
+    /// Puts routes, gateways and policies in force. Returns the hosts about which something changed, and whether some
+    /// pod's gateway did.
+    pub(super) fn apply_traffic(
+        &mut self,
+        dirty: &Dirty,
+        workloads: &[WorkloadKey],
+        news: &mut Vec<Diagnostic>,
+    ) -> (Vec<Arc<str>>, bool) {
         let mut touched = BTreeSet::new();
         let overlaid = self.apply_request_policies(dirty, news);
         let mut routed = self.apply_virtual_services(dirty, news);
-        routed.append(&mut self.apply_gateway_api(dirty, &routed, news));
+        let mut affected = self.apply_gateway_api(dirty, &routed, news);
+        let causes = Causes { pods: workloads, hosts: &routed, attached: &affected.gateways };
+        let gateways = self.apply_gateways(dirty, &causes, news);
+        routed.append(&mut affected.hosts);
         routed.extend(self.traffic.overlaid_under(&routed));
         routed.extend(overlaid.iter().cloned());
         for host in routed {
@@ -114,7 +124,7 @@ impl Compiler {
                 touched.insert(host);
             }
         }
-        touched
+        (touched.into_iter().collect(), gateways)
     }
 
     /// Compiles what changed; returns the hosts whose routes may be others now.

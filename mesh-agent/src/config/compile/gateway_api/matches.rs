@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Smaller is tried first: `Exact` before `PathPrefix` before `RegularExpression`, then the longer path, a method, more
 /// headers, more query parameters, the older route, its name, the earlier rule and match.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rank {
+pub(in super::super) struct Rank {
     path: PathRank,
     length: Reverse<usize>,
     method: Reverse<bool>,

@@ -1,26 +1,30 @@
-//! HTTPRoute, GRPCRoute and ReferenceGrant → routes of the Services (mesh) they are attached to (SEMANTICS §11).
+//! HTTPRoute, GRPCRoute and ReferenceGrant → routes of the Services (mesh) and Gateways they are attached to
+//! (SEMANTICS §11).
 //!
 //! Two steps: each route object is compiled by itself, then the routes of one host are merged in the order of
 //! precedence. A change costs its own routes and the hosts these are attached to. Whether a backend exists is found
 //! out by each request; here it is only a finding.
 
+mod attach;
 mod backend;
 mod filters;
-mod links;
 mod matches;
 mod rules;
 mod spec;
 
+use super::gateway::name_of;
 use super::index::{Dirty, service_key};
+use super::links::Links;
 use super::{Compiler, Found};
 use crate::config::diagnostic::{Code, Diagnostic};
-use crate::config::resource::gateway_api::{GrantSpec, ParentRef};
-use crate::config::resource::{Object, ObjectKey, Resource};
+use crate::config::resource::gateway_api::{GROUP, GrantSpec, ParentRef};
+use crate::config::resource::{Kind, Object, ObjectKey, Resource};
 use crate::snapshot::ServiceName;
 use crate::snapshot::route::{Conditions, Family, MESH, VirtualHost, Visibility};
+use attach::OnListener;
 use backend::Referrer;
-use links::Links;
-use rules::{Ranked, rules};
+pub(super) use rules::Ranked;
+use rules::rules;
 use rustc_hash::FxHashMap;
 use spec::Spec;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,8 +33,8 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(super) struct GatewayApi {
     attached: FxHashMap<ObjectKey, Vec<Attached>>,
-    /// Hosts of Services and the routes attached to them.
-    children: Links<Arc<str>, ObjectKey>,
+    /// Parents and the routes attached to them.
+    children: Links<Parent, ObjectKey>,
     /// What routes were compiled by beside themselves.
     asked: Links<Question, ObjectKey>,
     /// ReferenceGrants by namespace.
@@ -43,16 +47,36 @@ enum Question {
     Service(ServiceName),
     /// Whom does this namespace let in?
     Grants(Arc<str>),
+    /// Which listeners has it, and is it ours?
+    Gateway(ObjectKey),
+    Namespace(Arc<str>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Parent {
+    /// A Service's.
+    Host(Arc<str>),
+    /// `namespace/name`
+    Gateway(Arc<str>),
+}
+
+/// What a batch of changes may have changed for others.
+#[derive(Debug, Default)]
+pub(super) struct Affected {
+    pub(super) hosts: BTreeSet<Arc<str>>,
+    /// By name.
+    pub(super) gateways: BTreeSet<Arc<str>>,
 }
 
 /// A route's rules as they hold for one of its parents.
 #[derive(Debug)]
 struct Attached {
-    /// The Service's.
-    host: Arc<str>,
+    parent: Parent,
     /// The route stands in the Service's namespace and holds for every client; else for clients of its own.
     producer: bool,
     port: Option<u16>,
+    /// Of a Gateway.
+    listeners: Vec<OnListener>,
     routes: Vec<Ranked>,
 }
 
@@ -66,8 +90,9 @@ impl GatewayApi {
             routes: Vec<Ranked>,
         }
         let mut groups: BTreeMap<(bool, Arc<str>), Group> = BTreeMap::new();
-        for key in self.children.owners(host) {
-            for attached in self.attached.get(key).into_iter().flatten().filter(|a| a.host == *host) {
+        let parent = Parent::Host(Arc::clone(host));
+        for key in self.children.owners(&parent) {
+            for attached in self.attached.get(key).into_iter().flatten().filter(|a| a.parent == parent) {
                 let group = groups.entry((!attached.producer, Arc::clone(&key.namespace))).or_default();
                 group.ports.extend(attached.port);
                 group.all_ports |= attached.port.is_none();
@@ -87,6 +112,16 @@ impl GatewayApi {
         })
     }
 
+    /// Routes attached to a Gateway's listener, by host.
+    pub(super) fn attached_to(&self, gateway: &str, listener: &str) -> Vec<(Arc<str>, Vec<Ranked>)> {
+        let parent = Parent::Gateway(gateway.into());
+        let keys = self.children.owners(&parent);
+        let attached = keys.flat_map(|key| self.attached.get(key).into_iter().flatten()).filter(|a| a.parent == parent);
+        let on =
+            attached.flat_map(|a| a.listeners.iter().filter(|(name, _)| **name == *listener).map(move |on| (a, on)));
+        on.flat_map(|(a, (_, hosts))| hosts.iter().map(|host| (Arc::clone(host), a.routes.clone()))).collect()
+    }
+
     fn note_grant(&mut self, key: &ObjectKey, exists: bool) {
         let grants = self.grants.entry(Arc::clone(&key.namespace)).or_default();
         if exists {
@@ -101,35 +136,27 @@ impl GatewayApi {
 }
 
 impl Compiler {
-    /// Compiles what changed; returns the hosts whose routes may be others now. `others`: hosts about which
-    /// VirtualServices changed.
+    /// Compiles what changed. `others`: hosts about which VirtualServices changed.
     pub(super) fn apply_gateway_api(
         &mut self,
         dirty: &Dirty,
         others: &BTreeSet<Arc<str>>,
         news: &mut Vec<Diagnostic>,
-    ) -> BTreeSet<Arc<str>> {
-        let mut keys = dirty.routes.clone();
-        for grant in &dirty.grants {
-            self.gateway_api.note_grant(grant, self.index.get(grant).is_some());
-            keys.extend(self.gateway_api.asked.owners(&Question::Grants(Arc::clone(&grant.namespace))).cloned());
-        }
-        for service in &dirty.declared {
-            keys.extend(self.gateway_api.asked.owners(&Question::Service(service.clone())).cloned());
-        }
-        for host in others {
-            keys.extend(self.gateway_api.children.owners(host).cloned());
-        }
-        let mut hosts = BTreeSet::new();
-        for key in keys {
+    ) -> Affected {
+        let mut affected = Affected::default();
+        for key in self.stale_routes(dirty, others) {
             let mut found = Vec::new();
             let r = self.index.get(&key).cloned();
             let spec = r.as_deref().and_then(|r| Some((r, Spec::of(r)?)));
             let asked = spec.as_ref().map(|(r, spec)| questions(r, spec)).unwrap_or_default();
             let attached = spec.map(|(r, spec)| self.attach(r, &spec, &mut found)).unwrap_or_default();
-            let to: BTreeSet<Arc<str>> = attached.iter().map(|a| Arc::clone(&a.host)).collect();
-            hosts.extend(to.iter().cloned());
-            hosts.extend(self.gateway_api.children.set(&key, &to));
+            let to: BTreeSet<Parent> = attached.iter().map(|a| a.parent.clone()).collect();
+            for parent in self.gateway_api.children.set(&key, &to).into_iter().chain(to) {
+                match parent {
+                    Parent::Host(host) => affected.hosts.insert(host),
+                    Parent::Gateway(name) => affected.gateways.insert(name),
+                };
+            }
             self.gateway_api.asked.set(&key, &asked);
             if attached.is_empty() {
                 self.gateway_api.attached.remove(&key);
@@ -138,35 +165,95 @@ impl Compiler {
             }
             self.report(key, found, news);
         }
-        hosts
+        affected
+    }
+
+    /// Routes that changed, and those that asked for something that did.
+    fn stale_routes(&mut self, dirty: &Dirty, others: &BTreeSet<Arc<str>>) -> BTreeSet<ObjectKey> {
+        for grant in &dirty.grants {
+            self.gateway_api.note_grant(grant, self.index.get(grant).is_some());
+        }
+        let api = &self.gateway_api;
+        let mut questions: Vec<Question> = Vec::new();
+        questions.extend(dirty.grants.iter().map(|grant| Question::Grants(Arc::clone(&grant.namespace))));
+        questions.extend(dirty.declared.iter().cloned().map(Question::Service));
+        questions.extend(dirty.gateways.iter().cloned().map(Question::Gateway));
+        questions.extend(dirty.namespaces.iter().cloned().map(Question::Namespace));
+        if dirty.classes {
+            questions.extend(api.asked.all_keys().filter(|q| matches!(q, Question::Gateway(_))).cloned());
+        }
+        let mut keys = dirty.routes.clone();
+        keys.extend(questions.iter().flat_map(|question| api.asked.owners(question)).cloned());
+        let hosts = others.iter().cloned().map(Parent::Host);
+        keys.extend(hosts.flat_map(|host| api.children.owners(&host).cloned().collect::<Vec<_>>()));
+        keys
     }
 
     fn attach(&self, r: &Resource, spec: &Spec<'_>, found: &mut Vec<Found>) -> Vec<Attached> {
-        let ports = |name: &ServiceName| self.declared_ports(name);
+        let own_namespace = &r.key.namespace;
         let referrer = Referrer {
             kind: spec.kind,
-            namespace: &r.key.namespace,
+            namespace: own_namespace,
             domain: &self.settings.cluster_domain,
-            has_port: &|name, port| Some(ports(name)?.contains(&i64::from(port))),
-            granted: &|service| self.is_granted(spec.kind, &r.key.namespace, service),
+            has_port: &|name, port| Some(self.declared_ports(name)?.contains(&i64::from(port))),
+            granted: &|to| self.is_granted((spec.kind, own_namespace), &to.namespace, ("Service", &to.name)),
         };
         let mut own = Vec::new();
         let mut attached = Vec::new();
         for (i, parent) in spec.parents.iter().enumerate() {
             let field = format!("spec.parentRefs[{i}]");
-            let Some(service) = parent_service(parent, &r.key.namespace) else {
-                continue;
+            let made = if let Some(service) = parent_service(parent, own_namespace) {
+                let host: Arc<str> = service.host(&self.settings.cluster_domain).into();
+                own.extend(self.parent_advice(&service, parent.port, &host).map(|d| d.field(field)));
+                let producer = service.namespace == *own_namespace;
+                Some((Parent::Host(host), producer, Vec::new()))
+            } else if let Some(gateway) = parent_gateway(parent, own_namespace) {
+                match self.listeners(r, spec, parent, &gateway) {
+                    Ok(listeners) => Some((Parent::Gateway(name_of(&gateway)), false, listeners)),
+                    Err(diagnostic) => {
+                        own.extend(diagnostic.map(|d| d.field(field)));
+                        None
+                    }
+                }
+            } else {
+                let message = format!("a parent of kind {} (group {:?}) is not supported", parent.kind, &*parent.group);
+                let diagnostic = Diagnostic::warning(Code::NotAttached, message).field(field);
+                own.push(diagnostic.fix("name a Service or a Gateway"));
+                None
             };
-            let host: Arc<str> = service.host(&self.settings.cluster_domain).into();
-            own.extend(self.parent_advice(&service, parent.port, &host).map(|d| d.field(field)));
-            let conditions = Conditions { port: parent.port, gateways: vec![MESH.into()], ..Conditions::default() };
+            let Some((parent_key, producer, listeners)) = made else { continue };
+            let (port, gateway): (_, Arc<str>) = match &parent_key {
+                Parent::Host(_) => (parent.port, MESH.into()),
+                // The listener has the port already.
+                Parent::Gateway(name) => (None, Arc::clone(name)),
+            };
+            let conditions = Conditions { port, gateways: vec![gateway], ..Conditions::default() };
             let default_retry = self.snapshot.mesh().retry.as_ref();
             let routes = rules(r, spec, &conditions, default_retry, &referrer, &mut own);
-            let producer = service.namespace == r.key.namespace;
-            attached.push(Attached { host, producer, port: parent.port, routes });
+            attached.push(Attached { parent: parent_key, producer, port, listeners, routes });
         }
         found.extend(own.into_iter().map(|diagnostic| (None, diagnostic)));
         attached
+    }
+
+    /// `Err(None)`: the Gateway is another controller's, and so is the route there.
+    fn listeners(
+        &self,
+        r: &Resource,
+        spec: &Spec<'_>,
+        parent: &ParentRef,
+        gateway: &ObjectKey,
+    ) -> Result<Vec<OnListener>, Option<Box<Diagnostic>>> {
+        let Some(Object::Gateway(object)) = self.index.get(gateway).map(|r| &r.object) else {
+            let message = format!("there is no Gateway {} to attach to", name_of(gateway));
+            let diagnostic = Diagnostic::warning(Code::ReferencedResourceNotFound, message);
+            return Err(Some(Box::new(diagnostic.fix("add the Gateway, or correct name and namespace"))));
+        };
+        if !self.is_our_class(&object.spec.gateway_class_name) {
+            return Err(None);
+        }
+        let labels = self.index.get(&ObjectKey::new(Kind::Namespace, "", &r.key.namespace)).map(|r| &r.meta.labels);
+        attach::listeners((r, spec.kind), parent, spec.hostnames, (&gateway.namespace, object), labels).map_err(Some)
     }
 
     fn parent_advice(&self, service: &ServiceName, port: Option<u16>, host: &Arc<str>) -> Option<Diagnostic> {
@@ -195,10 +282,12 @@ impl Compiler {
         Some(service.spec.ports.iter().filter(|port| port.is_tcp()).map(|port| port.port).collect())
     }
 
-    fn is_granted(&self, kind: &str, namespace: &str, service: &ServiceName) -> bool {
-        let grants = self.gateway_api.grants.get(&service.namespace).into_iter().flatten();
+    /// Whether a ReferenceGrant of namespace `at` lets an object of the Gateway API (its kind and namespace) refer to a
+    /// core object (its kind and name) there.
+    pub(super) fn is_granted(&self, from: (&str, &str), at: &str, to: (&str, &str)) -> bool {
+        let grants = self.gateway_api.grants.get(at).into_iter().flatten();
         let mut specs = grants.filter_map(|key| grant(self.index.get(key)?));
-        specs.any(|spec| spec.allows((kind, namespace), ("Service", &service.name)))
+        specs.any(|spec| spec.allows(from, to))
     }
 }
 
@@ -213,10 +302,21 @@ fn parent_service(parent: &ParentRef, namespace: &Arc<str>) -> Option<ServiceNam
     is_service.then(|| ServiceName { namespace: Arc::clone(namespace), name: Arc::clone(&parent.name) })
 }
 
+fn parent_gateway(parent: &ParentRef, namespace: &Arc<str>) -> Option<ObjectKey> {
+    let is_gateway = &*parent.group == GROUP && &*parent.kind == "Gateway";
+    let namespace = parent.namespace.as_ref().unwrap_or(namespace);
+    is_gateway.then(|| ObjectKey::new(Kind::Gateway, namespace, &parent.name))
+}
+
 fn questions(r: &Resource, spec: &Spec<'_>) -> BTreeSet<Question> {
     let own = &r.key.namespace;
     let mut asked: BTreeSet<_> =
         spec.parents.iter().filter_map(|p| parent_service(p, own)).map(Question::Service).collect();
+    let gateways: Vec<_> = spec.parents.iter().filter_map(|p| parent_gateway(p, own)).collect();
+    if !gateways.is_empty() {
+        asked.insert(Question::Namespace(Arc::clone(own)));
+        asked.extend(gateways.into_iter().map(Question::Gateway));
+    }
     for reference in spec.backends().filter(|reference| backend::is_service(reference)) {
         let namespace = Arc::clone(reference.namespace.as_ref().unwrap_or(own));
         if namespace != *own {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A route and its place among others of its host.
-pub(super) type Ranked = (Rank, Arc<Route>);
+pub(in super::super) type Ranked = (Rank, Arc<Route>);
 
 /// Every rule × match, with `conditions` on each.
 ///

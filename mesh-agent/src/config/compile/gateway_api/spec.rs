@@ -4,11 +4,13 @@ use crate::config::resource::gateway_api::{
     BackendRef, Filter, GrpcMatch, GrpcRule, HttpMatch, HttpRetry, HttpRule, HttpTimeouts, ParentRef,
 };
 use crate::config::resource::{Object, Resource};
+use std::sync::Arc;
 
 pub(super) struct Spec<'a> {
     /// As a ReferenceGrant names it.
     pub(super) kind: &'static str,
     pub(super) parents: &'a [ParentRef],
+    pub(super) hostnames: &'a [Arc<str>],
     pub(super) rules: Vec<Rule<'a>>,
 }
 
@@ -32,11 +34,13 @@ impl<'a> Spec<'a> {
             Object::HttpRoute(route) => Some(Self {
                 kind: "HTTPRoute",
                 parents: &route.spec.parent_refs,
+                hostnames: &route.spec.hostnames,
                 rules: route.spec.rules.iter().map(http).collect(),
             }),
             Object::GrpcRoute(route) => Some(Self {
                 kind: "GRPCRoute",
                 parents: &route.spec.parent_refs,
+                hostnames: &route.spec.hostnames,
                 rules: route.spec.rules.iter().map(grpc).collect(),
             }),
             _ => None,

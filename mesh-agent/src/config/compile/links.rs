@@ -40,4 +40,13 @@ impl<K: Clone + Ord + Hash, O: Clone + Ord + Hash> Links<K, O> {
     pub(super) fn owners(&self, key: &K) -> impl Iterator<Item = &O> {
         self.owners.get(key).into_iter().flatten()
     }
+
+    /// What an owner refers to, in order.
+    pub(super) fn keys(&self, owner: &O) -> impl Iterator<Item = &K> {
+        self.keys.get(owner).into_iter().flatten()
+    }
+
+    pub(super) fn all_keys(&self) -> impl Iterator<Item = &K> {
+        self.owners.keys()
+    }
 }
