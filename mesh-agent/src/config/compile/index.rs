@@ -279,7 +279,7 @@ impl Index {
             Object::Secret(_) => {
                 dirty.secrets.insert(r.key.clone());
             }
-            _ => {}
+            Object::Controller(_) => {}
         }
     }
 
