@@ -80,6 +80,6 @@ fn results(report: &str) -> BTreeMap<String, bool> {
 /// The value of an attribute, as h2spec escapes it.
 fn attribute(line: &str, name: &str) -> String {
     let value = line.split_once(&format!(" {name}=\"")).and_then(|(_, rest)| rest.split_once('"'));
-    let value = value.map(|(value, _)| value).unwrap_or_else(|| panic!("no {name}: {line}"));
+    let value = value.map_or_else(|| panic!("no {name}: {line}"), |(value, _)| value);
     value.replace("&#34;", "\"").replace("&#39;", "'").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 }

@@ -27,5 +27,5 @@ pub fn namespace(lab: &Lab, name: &str) {
 pub fn vip(lab: &Lab, service: &str) -> String {
     let services = lab.services();
     let found = services.iter().find(|s| s.service.name == service).unwrap_or_else(|| panic!("no Service {service}"));
-    found.ips.map(|ips| ips.v4.to_string()).unwrap_or_else(|| panic!("{service} has no cluster address"))
+    found.ips.map_or_else(|| panic!("{service} has no cluster address"), |ips| ips.v4.to_string())
 }
