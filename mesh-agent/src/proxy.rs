@@ -11,7 +11,7 @@ mod mirror;
 mod opaque;
 
 use crate::addr::EndpointAddr;
-use crate::connect::Way;
+use crate::connect::{Ends, Way};
 use crate::destination::Target;
 use crate::detect::{self, Replay, Sniff};
 use crate::drain::Watch;
@@ -26,7 +26,6 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -37,9 +36,7 @@ pub(crate) struct Conn {
     ctx: Rc<Ctx>,
     source: Source,
     wants: Wants,
-    /// The client's end of its connection, and ours: the address it asked for where that is known.
-    client: SocketAddr,
-    local: SocketAddr,
+    ends: Ends,
 }
 
 /// Serves a connection to its end.
@@ -47,7 +44,7 @@ pub async fn serve(accepted: Accepted, ctx: Rc<Ctx>) {
     let Accepted { stream, wants, source, guard, client } = accepted;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let Some(local) = wants.original().map(EndpointAddr::addr).or_else(|| stream.local_addr().ok()) else { return };
-    let conn = Rc::new(Conn { ctx, source, wants, client: client.addr(), local });
+    let conn = Rc::new(Conn { ctx, source, wants, ends: Ends { client: client.addr(), local } });
     let destinations = &conn.ctx.destinations;
     let target = match destinations.connection(&conn.source, &conn.wants) {
         Ok(target) => target,
@@ -70,7 +67,8 @@ pub async fn serve(accepted: Accepted, ctx: Rc<Ctx>) {
 
 impl Conn {
     fn way<'a>(&'a self, target: &'a Target, to: EndpointAddr) -> Way<'a> {
-        Way { source: self.source.cookie, dialer: &self.source.dialer, upstream: &target.upstream, to, others: false }
+        let (source, ends) = (&self.source, Some(self.ends));
+        Way { source: source.cookie, dialer: &source.dialer, upstream: &target.upstream, to, ends, others: false }
     }
 
     /// The port speaks HTTP: the client's first bytes say which version.

@@ -5,10 +5,10 @@ mod support;
 use http::{Request, Response};
 use mesh_agent::addr::EndpointAddr;
 use mesh_agent::body::Body;
-use mesh_agent::connect::{Dialer, Pools, Upstream, Upstreams, Way};
+use mesh_agent::connect::{Dialer, Ends, Pools, Upstream, Upstreams, Way};
 use mesh_agent::error::ConnectError;
 use mesh_agent::http2::Ledger;
-use mesh_agent::snapshot::policy::{ConnectionPool, RetryBudget, TrafficPolicy};
+use mesh_agent::snapshot::policy::{ConnectionPool, ProxyProtocol, RetryBudget, TrafficPolicy};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -103,7 +103,7 @@ impl Worker {
 
     fn way(&self, to: SocketAddr) -> Way<'_> {
         let to = EndpointAddr::new(to);
-        Way { source: 1, dialer: &Dialer::Host, upstream: &self.upstream, to, others: false }
+        Way { source: 1, dialer: &Dialer::Host, upstream: &self.upstream, to, ends: None, others: false }
     }
 
     async fn http1(&self, to: SocketAddr) -> Result<(), ConnectError> {
@@ -442,5 +442,37 @@ async fn policies_do_not_share_connections_and_idle_times_are_theirs() {
         }
         peer.has(|c| &c.open, 1).await;
     })
+    .await;
+}
+
+/// Each client's connection is announced on a connection of its own.
+#[tokio::test]
+async fn proxy_protocol_announces_the_client() {
+    local(Box::pin(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let policy = TrafficPolicy { proxy_protocol: Some(ProxyProtocol::V1), ..TrafficPolicy::default() };
+        let worker = Worker::new(&Arc::default(), &policy);
+        for port in [1001, 1002] {
+            let ends = Ends { client: ([10, 0, 0, 1], port).into(), local: ([10, 96, 0, 1], 80).into() };
+            let request = async {
+                let sender = worker.pools.http1(Way { ends: Some(ends), ..worker.way(addr) }).await.unwrap();
+                let request = Request::get("/").header("host", "echo").body(Body::Empty).unwrap();
+                read(sender.send(request).await.expect("an answer")).await;
+            };
+            let peer = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut heard = Vec::new();
+                while !heard.ends_with(b"\r\n\r\n") {
+                    heard.push(stream.read_u8().await.unwrap());
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                let expected = format!("PROXY TCP4 10.0.0.1 10.96.0.1 {port} 80\r\nGET / HTTP/1.1\r\n");
+                assert!(heard.starts_with(expected.as_bytes()), "{}", String::from_utf8_lossy(&heard));
+                assert!(stream.read_u8().await.is_err(), "closed after the exchange");
+            };
+            soon("the exchange", async { tokio::join!(peer, request) }).await;
+        }
+    }))
     .await;
 }

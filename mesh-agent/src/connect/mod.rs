@@ -7,12 +7,14 @@
 mod dial;
 mod limits;
 mod pool;
+mod proxy_protocol;
 mod socket;
 mod upstream;
 
 pub use dial::{Carries, Dialer, OpenSocket};
 pub use limits::Permit;
 pub use pool::{Http2Lease, Opaque, Pools, Way, Wire};
+pub use proxy_protocol::Ends;
 pub use upstream::{Upstream, Upstreams};
 
 pub(crate) use limits::Open;

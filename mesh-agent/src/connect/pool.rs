@@ -6,7 +6,8 @@ mod http2;
 pub use http2::Http2Lease;
 
 use super::dial::Living;
-use super::{Carries, Dialer, Permit, Socket, Upstream, Upstreams};
+use super::upstream::Target;
+use super::{Carries, Dialer, Ends, Permit, Socket, Upstream, Upstreams};
 use crate::addr::EndpointAddr;
 use crate::error::ConnectError;
 use crate::snapshot::ClusterKey;
@@ -47,6 +48,8 @@ pub struct Way<'a> {
     pub dialer: &'a Dialer,
     pub upstream: &'a Arc<Upstream>,
     pub to: EndpointAddr,
+    /// Whose connection it is, for `proxyProtocol`.
+    pub ends: Option<Ends>,
     /// Another endpoint could be asked instead: `Settings::connect_patience` holds.
     pub others: bool,
 }
@@ -142,6 +145,10 @@ impl Pools {
 
     /// The pool of `pools` for a way.
     fn pool<P>(&self, pools: &RefCell<FxHashMap<Key, Rc<P>>>, way: Way<'_>, make: impl FnOnce(Way<'_>) -> P) -> Rc<P> {
+        if !way.upstream.shares() {
+            // For one request, after which nothing leads back to it and the connection closes.
+            return Rc::new(make(way));
+        }
         let key = (way.source, way.upstream.id, way.to);
         if let Some(pool) = pools.borrow().get(&key) {
             return Rc::clone(pool);
@@ -154,7 +161,8 @@ impl Pools {
 impl Way<'_> {
     async fn dial(self, permit: Option<Permit>) -> Result<Socket, ConnectError> {
         let limit = self.upstream.settings.connect_limit(self.others);
-        self.upstream.dial(self.dialer, (self.to, Carries::Any), limit, permit).await
+        let target = Target { to: self.to, carries: Carries::Any, ends: self.ends };
+        self.upstream.dial(self.dialer, target, limit, permit).await
     }
 }
 

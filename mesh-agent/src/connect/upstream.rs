@@ -1,6 +1,6 @@
 //! How the connections of one cluster are made and limited.
 
-use super::{Carries, Dialer, Limits, Permit, Socket};
+use super::{Carries, Dialer, Ends, Limits, Permit, Socket, proxy_protocol};
 use crate::addr::EndpointAddr;
 use crate::error::ConnectError;
 use crate::settings::Settings;
@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
 /// One cluster under one policy: connections of different policies never mix.
 #[derive(Debug)]
@@ -20,6 +21,14 @@ pub struct Upstream {
     /// The agent's, with what the policy says instead.
     pub(super) settings: Arc<Settings>,
     sources: Mutex<FxHashMap<u64, Weak<Limits>>>,
+}
+
+/// Where a connection goes, for what, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    pub(super) to: EndpointAddr,
+    pub(super) carries: Carries,
+    pub(super) ends: Option<Ends>,
 }
 
 /// All upstreams that somebody holds, shared by the workers. Locked when a configuration is new to a worker, and when a
@@ -95,15 +104,28 @@ impl Upstream {
         Some(limits)
     }
 
+    /// Whether a connection may serve another client's connection too.
+    pub(super) fn shares(&self) -> bool {
+        self.policy.proxy_protocol.is_none()
+    }
+
     /// A connected socket that keeps `permit` as long as it lives.
     pub(super) async fn dial(
         &self,
         dialer: &Dialer,
-        (to, carries): (EndpointAddr, Carries),
+        target: Target,
         limit: Duration,
         permit: Option<Permit>,
     ) -> Result<Socket, ConnectError> {
-        let stream = dialer.connect(to, carries, limit, &self.settings).await?;
+        let preamble = self.policy.proxy_protocol.zip(target.ends);
+        // The kernel's shortcut is for what is HTTP/2 from the first byte on.
+        let carries = if preamble.is_some() { Carries::Any } else { target.carries };
+        let mut stream = dialer.connect(target.to, carries, limit, &self.settings).await?;
+        if let Some((version, ends)) = preamble {
+            // At most 107 bytes into an empty send buffer.
+            let header = proxy_protocol::header(version, ends);
+            stream.write_all(&header).await.map_err(|error| ConnectError::Io(error.kind()))?;
+        }
         if let Some(keepalive) = &self.policy.pool.tcp_keepalive {
             super::dial::keep_alive(&stream, keepalive);
         }

@@ -191,8 +191,12 @@ async fn forward_to(
 /// The request's place among the endpoints, where the policy wants one.
 fn affinity(conn: &Conn, target: &Target, parts: &request::Parts) -> Affinity {
     let Balancer::ConsistentHash(hash) = &target.policy.balancer else { return Affinity::default() };
-    let facts =
-        RequestFacts { headers: &parts.headers, query: parts.uri.query(), client: conn.client, local: conn.local };
+    let facts = RequestFacts {
+        headers: &parts.headers,
+        query: parts.uri.query(),
+        client: conn.ends.client,
+        local: conn.ends.local,
+    };
     balance::affinity(&hash.key, &facts)
 }
 

@@ -3,6 +3,7 @@
 use super::{Pools, Way};
 use crate::body::Body;
 use crate::connect::limits::{Limits, Open, Word};
+use crate::connect::upstream::Target;
 use crate::connect::{Carries, Permit, Upstream};
 use crate::error::{ConnectError, UpstreamError};
 use crate::http2::{self, Call, Connection};
@@ -138,11 +139,10 @@ impl Pool {
         let (done, receiver) = watch::channel(None);
         *self.connecting.borrow_mut() = Some(receiver.clone());
         let (pool, dialer, ledger) = (Rc::clone(self), way.dialer.clone(), Arc::clone(&pools.ledger));
-        let to = way.to;
+        let target = Target { to: way.to, carries: Carries::Http2, ends: way.ends };
         tokio::task::spawn_local(async move {
             let result = async {
-                let socket =
-                    pool.upstream.dial(&dialer, (to, Carries::Http2), settings.connect_timeout, permit).await?;
+                let socket = pool.upstream.dial(&dialer, target, settings.connect_timeout, permit).await?;
                 http2::connect(socket, &settings, &ledger).await
             }
             .await;

@@ -24,7 +24,7 @@ async fn pooled(pools: &Rc<Pools>, listener: &TcpListener, source: u64, dialer: 
     let key = PortKey::new(ServiceName::new("shop", "cart"), 80).into();
     let upstream = pools.upstream(&key, &Arc::default());
     let to = EndpointAddr::new(listener.local_addr().unwrap());
-    let way = Way { source, dialer, upstream: &upstream, to, others: false };
+    let way = Way { source, dialer, upstream: &upstream, to, ends: None, others: false };
     let pool = async {
         match wire {
             Wire::Http1 => {
@@ -61,7 +61,7 @@ async fn a_pool_stays_while_a_request_of_it_runs() {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let to = EndpointAddr::new(listener.local_addr().unwrap());
             let upstream = pools.upstream(&PortKey::new(ServiceName::new("shop", "cart"), 80).into(), &Arc::default());
-            let way = Way { source: 0, dialer: &Dialer::Host, upstream: &upstream, to, others: false };
+            let way = Way { source: 0, dialer: &Dialer::Host, upstream: &upstream, to, ends: None, others: false };
             let running = pools.http1(way).await.unwrap();
             pools.sweep(Nanos::now());
             assert_eq!(pools.http1.borrow().len(), 1, "the connection would not find back");
