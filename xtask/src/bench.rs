@@ -14,7 +14,7 @@ pub(crate) struct Args {
     flags: Vec<OsString>,
 }
 
-/// Builds and runs; a first word without a dash names another of mesh-bench's subcommands (`balance`, `connect-hook`).
+/// Builds and runs; a first word without a dash names another of mesh-bench's subcommands (`balance`, `route`, `connect-hook`).
 pub(crate) fn run(args: &Args) -> Result<()> {
     sh::build_programs()?;
     // Without sudo mesh-bench says which of its cells need root.

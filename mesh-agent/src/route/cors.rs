@@ -26,19 +26,25 @@ pub fn preflight(cors: &Cors, head: &Head<'_>) -> Option<HeaderMap> {
     if !asks {
         return None;
     }
+    let origin = allowed_origin(cors, head.headers);
+    if origin.is_none() && cors.forward_unmatched_preflights {
+        return None;
+    }
+    // An origin that is not allowed reads everything but its permission (Envoy).
     let mut fields = HeaderMap::new();
-    let Some(origin) = allowed_origin(cors, head.headers) else {
-        return (!cors.forward_unmatched_preflights).then_some(fields);
-    };
-    fields.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    if let Some(origin) = origin {
+        response(cors, origin, &mut fields);
+    }
     if cors.allow_credentials {
         fields.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     }
     if let Some(methods) = &cors.allow_methods {
         fields.insert(ACCESS_CONTROL_ALLOW_METHODS, methods.clone());
     }
-    let asked = head.headers.get(ACCESS_CONTROL_REQUEST_HEADERS).filter(|_| cors.allow_any_header);
-    if let Some(headers) = asked.or(cors.allow_headers.as_ref()) {
+    if cors.allow_any_header {
+        let asked = head.headers.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+        fields.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.unwrap_or(HeaderValue::from_static("")));
+    } else if let Some(headers) = &cors.allow_headers {
         fields.insert(ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
     }
     if let Some(age) = cors.max_age {

@@ -15,18 +15,32 @@
 //! | `\C`: any byte, `a**`: errors with us and with Envoy's UTF-8 texts | error, allowed |
 
 use regex::{Regex, RegexBuilder};
+use regex_automata::dfa::{Automaton as _, StartKind, dense};
+use regex_automata::util::syntax;
+use regex_automata::{Anchored, Input};
 use serde::Serialize;
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 /// Bytes a compiled pattern may take; Envoy warns far below it.
 const SIZE_LIMIT: usize = 1 << 20;
+/// Bytes of a table; beyond them the pattern is matched the slower way.
+const TABLE_LIMIT: usize = 32 << 10;
 
 /// A regular expression that matches in linear time, with RE2's syntax.
-#[derive(Clone, Debug)]
+///
+/// Texts are nearly always ASCII, for which most patterns are a table of a few KiB: thousands of them stay in the
+/// processor's caches, where `Regex`, with tens of KiB of scratch memory each, does not. The rest, and other texts, go to
+/// `Regex`.
+#[derive(Clone)]
 pub struct Pattern {
     source: Arc<str>,
-    regex: Regex,
+    /// In the `regex` crate's words.
+    translated: Arc<str>,
+    table: Option<Arc<dense::DFA<Vec<u32>>>>,
+    /// Made when it is needed for the first time; it was compiled before, so it can be.
+    regex: OnceLock<Option<Regex>>,
 }
 
 /// Why a text is no pattern, for diagnostics: what is wrong and what to do.
@@ -52,7 +66,12 @@ impl Pattern {
     /// The pattern is malformed, has what RE2 has not, or is too large.
     pub fn new(source: &str) -> Result<Self, PatternError> {
         // Anchored by hand because the crate has no full match.
-        Self::compile(source, &format!(r"\A(?:{})\z", translate(source)?))
+        let translated = format!(r"\A(?:{})\z", translate(source)?);
+        let regex = compile(&translated)?;
+        let table = table(&translated);
+        // Kept only where it will be used often.
+        let regex = if table.is_none() { OnceLock::from(Some(regex)) } else { OnceLock::new() };
+        Ok(Self { source: source.into(), translated: translated.into(), table, regex })
     }
 
     /// For replacing every match inside a text: not anchored.
@@ -60,19 +79,22 @@ impl Pattern {
     /// # Errors
     /// As [`Self::new`].
     pub fn new_unanchored(source: &str) -> Result<Self, PatternError> {
-        Self::compile(source, &translate(source)?)
+        let translated = translate(source)?;
+        let regex = OnceLock::from(Some(compile(&translated)?));
+        Ok(Self { source: source.into(), translated: translated.into(), table: None, regex })
     }
 
-    fn compile(source: &str, translated: &str) -> Result<Self, PatternError> {
-        let regex = RegexBuilder::new(translated).size_limit(SIZE_LIMIT).build().map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => PatternError::TooLarge,
-            error => PatternError::Malformed(last_line(&error.to_string()).to_owned()),
-        })?;
-        Ok(Self { source: source.into(), regex })
+    fn regex(&self) -> Option<&Regex> {
+        self.regex.get_or_init(|| compile(&self.translated).ok()).as_ref()
     }
 
     pub fn is_match(&self, text: &str) -> bool {
-        self.regex.is_match(text)
+        if let Some(table) = self.table.as_ref().filter(|_| text.is_ascii())
+            && let Ok(found) = table.try_search_fwd(&Input::new(text).anchored(Anchored::Yes).earliest(true))
+        {
+            return found.is_some();
+        }
+        self.regex().is_some_and(|regex| regex.is_match(text))
     }
 
     pub fn source(&self) -> &str {
@@ -84,7 +106,7 @@ impl Pattern {
     /// # Errors
     /// A group that is not there, or a stray backslash.
     pub fn check_replacement(&self, replacement: &str) -> Result<(), PatternError> {
-        let groups = self.regex.captures_len() - 1;
+        let groups = self.regex().map_or(0, |regex| regex.captures_len() - 1);
         for part in Parts(replacement) {
             match part {
                 Part::Group(group) if group > groups => return Err(PatternError::NoGroup { group, groups }),
@@ -97,7 +119,8 @@ impl Pattern {
 
     /// Every match replaced; `\0` is the match, `\1` to `\9` are its groups, `\\` is a backslash (RE2 `GlobalReplace`).
     pub fn replace_all<'t>(&self, text: &'t str, replacement: &str) -> Cow<'t, str> {
-        self.regex.replace_all(text, |captures: &regex::Captures<'_>| {
+        let Some(regex) = self.regex() else { return Cow::Borrowed(text) };
+        regex.replace_all(text, |captures: &regex::Captures<'_>| {
             let mut replaced = String::new();
             for part in Parts(replacement) {
                 match part {
@@ -113,7 +136,7 @@ impl Pattern {
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
-        self.regex.as_str() == other.regex.as_str()
+        self.translated == other.translated
     }
 }
 
@@ -121,6 +144,33 @@ impl Serialize for Pattern {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(&self.source)
     }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pattern").field(&self.source).finish()
+    }
+}
+
+fn compile(translated: &str) -> Result<Regex, PatternError> {
+    RegexBuilder::new(translated).size_limit(SIZE_LIMIT).build().map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => PatternError::TooLarge,
+        error => PatternError::Malformed(last_line(&error.to_string()).to_owned()),
+    })
+}
+
+/// The pattern for ASCII texts, where all classes are of bytes; `None` where it has others, or grows too large.
+fn table(translated: &str) -> Option<Arc<dense::DFA<Vec<u32>>>> {
+    // `(?i)ſ` matches `s`.
+    if !translated.is_ascii() {
+        return None;
+    }
+    let config = dense::Config::new()
+        .start_kind(StartKind::Anchored)
+        .dfa_size_limit(Some(TABLE_LIMIT))
+        .determinize_size_limit(Some(16 * TABLE_LIMIT));
+    let syntax = syntax::Config::new().unicode(false).utf8(false);
+    dense::Builder::new().configure(config).syntax(syntax).build(translated).ok().map(Arc::new)
 }
 
 enum Part<'r> {
@@ -221,6 +271,11 @@ fn escape<'s>(rest: &'s str, in_class: bool, out: &mut String) -> Result<&'s str
         _ => {
             out.push('\\');
             out.push(c);
+            // The name of a class or a code stays as it is: `\p{Greek}`, `\x{263a}`.
+            let named = matches!(c, 'p' | 'P' | 'x') && after.starts_with('{');
+            let end = after.find('}').filter(|_| named).map_or(0, |at| at + 1);
+            let (name, after) = after.split_at_checked(end).unwrap_or(("", after));
+            out.push_str(name);
             return Ok(after);
         }
     };
@@ -338,11 +393,12 @@ mod tests {
             (r"foo\b.*", "foo bar", true),
             (r".", "\n", false),
             (r"a\/b\-c", "a/b-c", true),
+            (r"\x{41}[\x{42}]\pL", "ABC", true),
             (r"^(.*?;)?(user=burr)(;.*)?$", "a=1; user=burr", false),
             (r"^(.*?;)?(user=burr)(;.*)?$", "a=1;user=burr;b", true),
         ] {
             let compiled = Pattern::new(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
-            assert_eq!(compiled.is_match(text), want, "{pattern} on {text}: {}", compiled.regex.as_str());
+            assert_eq!(compiled.is_match(text), want, "{pattern} on {text}: {}", compiled.translated);
         }
     }
 
@@ -377,7 +433,36 @@ mod tests {
         assert_eq!(every.replace_all("baac", "x"), "xbxcx", "RE2 does not match empty right behind a match");
     }
 
+    #[test]
+    fn both_ways_agree() {
+        for (pattern, text) in [
+            ("^(.*?;)?(user=burr)(;.*)?$", "session=1;user=burr"),
+            (r"/v[0-9]+(/.*)?", "/v12/x"),
+            (r"(?i)/Straße", "/straße"),
+            (r"\bfoo\b.*", "foo bar"),
+            (r"[^/]+", "a/b"),
+            ("", ""),
+            (".", "é"),
+        ] {
+            let pattern = Pattern::new(pattern).unwrap();
+            let want = compile(&pattern.translated).unwrap().is_match(text);
+            assert_eq!(pattern.is_match(text), want, "{pattern:?} {text}");
+        }
+        assert!(Pattern::new("^(.*?;)?(user=burr)(;.*)?$").unwrap().table.unwrap().memory_usage() < 8 << 10);
+        assert!(Pattern::new(r"\p{Greek}").unwrap().is_match("λ"), "no class of bytes: the other way");
+    }
+
     proptest! {
+        #[test]
+        fn the_table_agrees_with_the_crate(
+            source in r"([a-c.]|\[\^?[a-c]{1,3}\]|\([a-c|]{0,4}\)|\\[dwsb]|[*+?$^]|\{1,2\}){0,8}",
+            text in "[a-c0-9 ]{0,8}",
+        ) {
+            if let Ok(pattern) = Pattern::new(&source) {
+                prop_assert_eq!(pattern.is_match(&text), compile(&pattern.translated).unwrap().is_match(&text));
+            }
+        }
+
         #[test]
         fn any_text_compiles_or_says_why(source in r"\PC{0,24}", text in r"\PC{0,16}", with in r"\PC{0,8}") {
             if let Ok(pattern) = Pattern::new_unanchored(&source) {

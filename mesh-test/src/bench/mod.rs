@@ -12,6 +12,7 @@ mod process;
 mod proxies;
 mod report;
 mod rounds;
+mod route;
 mod tcp;
 mod wire;
 
@@ -39,6 +40,8 @@ enum Command {
     Tcp(tcp::Args),
     /// Which balancing policy serves uneven endpoints best (a simulation)
     Balance,
+    /// What a route decision costs with 10 to 10,000 services
+    Route,
     /// What the connect hook costs with 10, 1,000 and 10,000 services (as root)
     ConnectHook,
     /// Become a program that is pinned to cores and dies with its parent
@@ -54,6 +57,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Load(args) => load::run(args),
         Command::Tcp(args) => tcp::run(args),
         Command::Balance => balance::run(),
+        Command::Route => route::run(),
         Command::ConnectHook => announce(&connect_hook::table(&connect_hook::run()?)),
         Command::Pin(args) => process::pin(args),
     }
