@@ -1,4 +1,5 @@
-//! The apps that run in the lab's pods: the ping-pong pair, the stand-in for any sample image, the load generator.
+//! The apps that run in the lab's pods: the ping-pong pair, Bookinfo's and Sock Shop's services, the stand-in
+//! for any other sample image, the load generator.
 //!
 //! They know nothing of the mesh: plain sockets, tonic, hyper. Each runs as its own process (`mesh-app <app>`), writes
 //! JSON lines to stdout and leaves on SIGTERM after its calls in flight. All of them name the pod that answered, in the
@@ -6,10 +7,12 @@
 
 pub mod api;
 pub mod call;
+pub mod demo;
 pub mod dial;
 pub mod echo;
 pub mod event;
 pub mod faulty;
+pub mod fetch;
 pub mod grpc;
 pub mod listen;
 pub mod load;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use mesh_test::apps::event::{Event, emit};
-use mesh_test::apps::{api, call, echo, faulty, load, pingpong};
+use mesh_test::apps::{api, call, demo, echo, faulty, fetch, load, pingpong};
 
 /// Apps that run in the lab's pods. They write JSON lines to stdout and leave on SIGTERM.
 #[derive(Debug, Parser)]
@@ -22,10 +22,14 @@ enum App {
     Api(api::ApiArgs),
     /// Stand-in for any image: HTTP, gRPC and TCP echo by port.
     Echo(echo::EchoArgs),
+    /// A service of Bookinfo or Sock Shop.
+    Demo(demo::DemoArgs),
     /// Load generator.
     Load(load::LoadArgs),
     /// One call; exit code 1 if it fails.
     Call(load::client::CallArgs),
+    /// HTTP requests, every answer with its headers.
+    Fetch(fetch::FetchArgs),
     /// An endpoint that misbehaves on purpose.
     Faulty(faulty::FaultyArgs),
 }
@@ -37,8 +41,10 @@ async fn main() -> ExitCode {
         App::Pingpong(args) => pingpong::run(args).await.map(|()| true),
         App::Api(args) => api::run(args).await.map(|()| true),
         App::Echo(args) => echo::run(args).await.map(|()| true),
+        App::Demo(args) => demo::run(args).await.map(|()| true),
         App::Load(args) => load::run(args).await.map(|()| true),
         App::Call(args) => call::run(args).await,
+        App::Fetch(args) => fetch::run(args).await,
         App::Faulty(args) => faulty::run(args).await.map(|()| true),
     };
     match done {

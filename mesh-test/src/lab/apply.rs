@@ -4,7 +4,7 @@ use super::Lab;
 use super::builder::PodBuilder;
 use super::inner::{Inner, lock};
 use super::pod::{Pod, PodInner};
-use super::state::{Key, PodState, ServiceState};
+use super::state::{Key, ObjectKey, PodState, ServiceState};
 use crate::manifest::{Manifest, PodSet};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -25,6 +25,18 @@ impl Lab {
 
     pub fn apply(&self, manifest: Manifest) -> Result<()> {
         self.inner.apply(manifest)
+    }
+
+    /// Takes away what the agents alone act on (routes, policies, gateways), as `kubectl delete -f` does; Services and pods
+    /// stay.
+    pub fn withdraw(&self, manifest: &Manifest) -> Result<()> {
+        {
+            let mut state = lock(&self.inner.state);
+            for object in &manifest.other {
+                state.other.remove(&ObjectKey::of(object));
+            }
+        }
+        self.inner.publish()
     }
 
     /// Brings a Deployment to so many pods; returns when new ones are ready and old ones are gone.
@@ -108,7 +120,7 @@ impl Inner {
                 wanted.push((key.clone(), set.replicas));
                 state.pod_sets.insert(key, set);
             }
-            state.other.extend(manifest.other);
+            state.other.extend(manifest.other.into_iter().map(|object| (ObjectKey::of(&object), object)));
         }
         self.write_hosts()?;
         let mut fresh = Vec::new();

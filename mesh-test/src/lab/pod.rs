@@ -76,6 +76,11 @@ impl Pod {
         self.inner.netns()
     }
 
+    /// Ports that the pod is probed on.
+    pub fn ports(&self) -> &[u16] {
+        &self.inner.probes
+    }
+
     /// What the main process has printed.
     pub fn output(&self) -> String {
         fs::read_to_string(&self.inner.log).unwrap_or_default()

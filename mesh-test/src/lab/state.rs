@@ -3,7 +3,7 @@
 //!
 //! Invariant: pure; the same state renders to the same bytes, so that only what changed is written.
 
-use crate::manifest::{PodSet, Service};
+use crate::manifest::{PodSet, Service, text};
 use crate::net::PodIps;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -14,13 +14,30 @@ use std::path::PathBuf;
 /// `(namespace, name)`
 pub(super) type Key = (String, String);
 
+/// What makes an object the same one when it is applied again: group, kind, namespace, name. Versions of a kind are one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ObjectKey([String; 4]);
+
+impl ObjectKey {
+    pub(super) fn of(object: &Value) -> Self {
+        let api = text(object, "/apiVersion");
+        let group = api.rsplit_once('/').map_or("", |(group, _)| group).to_owned();
+        Self([group, text(object, "/kind"), text(object, "/metadata/namespace"), text(object, "/metadata/name")])
+    }
+
+    fn file(&self) -> String {
+        let [group, kind, namespace, name] = &self.0;
+        format!("{}.{group}-{namespace}-{name}.yaml", kind.to_lowercase())
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pub services: BTreeMap<Key, ServiceState>,
     pub pod_sets: BTreeMap<Key, PodSet>,
     pub pods: BTreeMap<Key, PodState>,
-    pub other: Vec<Value>,
+    pub other: BTreeMap<ObjectKey, Value>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,8 +114,8 @@ impl State {
         for ((namespace, name), pod) in &self.pods {
             put(format!("pod-{namespace}-{name}.yaml"), &pod_object(pod));
         }
-        for (number, object) in self.other.iter().enumerate() {
-            put(format!("other-{number:03}.yaml"), object);
+        for (key, object) in &self.other {
+            put(key.file(), object);
         }
         files
     }
@@ -251,6 +268,15 @@ mod tests {
         assert!(text.contains("10.244.0.2 web-0.web.shop.svc.cluster.local"), "{text}");
         assert!(!text.contains("10.244.0.3"), "web-1 is not ready: {text}");
         assert!(state.render()["service-shop-web.yaml"].contains("clusterIP: None"));
+    }
+
+    #[test]
+    fn an_object_applied_again_replaces_itself_in_any_version() {
+        let rule = |api: &str, kind: &str| json!({ "apiVersion": api, "kind": kind, "metadata": { "namespace": "shop", "name": "web" } });
+        let key = |api: &str, kind: &str| ObjectKey::of(&rule(api, kind));
+        assert_eq!(key("networking.istio.io/v1", "Gateway"), key("networking.istio.io/v1beta1", "Gateway"));
+        assert_ne!(key("networking.istio.io/v1", "Gateway"), key("gateway.networking.k8s.io/v1", "Gateway"));
+        assert_eq!(key("v1", "Secret").file(), "secret.-shop-web.yaml");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Deployments and their kin as sets of equal pods.
 
 use super::{Service, TargetPort, labels, list, text};
+use crate::apps::demo::behind_image;
 use crate::apps::port::{Port, Protocol};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -76,10 +77,14 @@ impl PodSet {
         ports.into_values().collect()
     }
 
-    /// What the container runs in the lab: the image's own arguments where the image is one of ours, else the echo app.
+    /// What the container runs in the lab: the image's own arguments where the image is one of ours, the stand-in where it
+    /// is a well-known demo's, else the echo app.
     pub fn program(&self, services: &[Service]) -> Vec<String> {
         if let Some(ours) = self.containers.iter().find(|c| c.image.starts_with("undermesh/")) {
             return ours.args.clone();
+        }
+        if let Some(demo) = self.demo(services) {
+            return demo;
         }
         let mut ports: Vec<_> = self.echo_ports(services).iter().map(ToString::to_string).collect();
         if ports.is_empty() {
@@ -94,6 +99,17 @@ impl PodSet {
             command.extend(["--prefix".to_owned(), prefix.to_owned()]);
         }
         command
+    }
+
+    /// `mesh-app demo …` where an image is one of Bookinfo's or Sock Shop's. The image's name tells the version, else the
+    /// pod's label.
+    fn demo(&self, services: &[Service]) -> Option<Vec<String>> {
+        let (service, version) = self.containers.iter().find_map(|container| behind_image(&container.image))?;
+        let version = if version.is_empty() { self.labels.get("version").cloned() } else { Some(version) };
+        let port = self.echo_ports(services).first()?.number;
+        let port = port.to_string();
+        let version = version.unwrap_or_else(|| "v1".to_owned());
+        Some(["demo", "--service", service, "--version", &version, "--port", &port].map(str::to_owned).to_vec())
     }
 
     /// Ports that must accept a connection before a pod is ready.
