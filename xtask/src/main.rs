@@ -5,6 +5,7 @@ mod build_ebpf;
 mod doctor;
 mod peers;
 mod run;
+mod scenario;
 mod sh;
 mod test;
 mod tidy;
@@ -27,13 +28,15 @@ struct Args {
 enum Task {
     /// Show the product on this machine: pods, an agent per node, a story; flags are `mesh-lab run`'s
     Run(run::Args),
+    /// Pass scenarios (A, B, C, D, F5, all): YAML as people have it, load, what was expected and what came
+    Scenario(scenario::Args),
     /// Measure Undermesh beside its peers in interleaved rounds; flags are `mesh-bench run`'s
     Bench(bench::Args),
     /// Install what tests and benches need beyond Rust
     Peers(peers::Args),
     /// Say what this machine lacks, and the command that fixes it
     Doctor(doctor::Args),
-    /// Pass every test: static checks, unit, scripted peers, attach, node, smoke
+    /// Pass every test: static checks, unit, scripted peers, attach, node, scenario, interop, smoke
     Test(test::Args),
     /// Rebuild the committed eBPF object from its source, or prove that it matches (`--check`)
     BuildEbpf(build_ebpf::Args),
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     };
     let done = match task {
         Task::Run(args) => run::run(&args),
+        Task::Scenario(args) => scenario::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Peers(args) => peers::run(&args),
         Task::Doctor(args) => doctor::run(&args),

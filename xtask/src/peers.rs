@@ -1,5 +1,5 @@
 //! `cargo xtask peers`: what tests and benches need beyond Rust, in `target/peers`: other languages' gRPC apps, grpc-go's
-//! interop pair, h2spec, Envoy; HAProxy and nginx from the system's packages.
+//! interop pair, h2spec, fortio, Envoy; HAProxy and nginx from the system's packages.
 //!
 //! Each part is skipped while its inputs (pinned versions, sources, the proto) are what they were, so a second run takes
 //! no time. One part that fails does not stop the others; all that is missing is named at the end.
@@ -85,7 +85,9 @@ fn programs(part: Part) -> &'static [&'static str] {
     match part {
         Part::Bench => &[],
         Part::Python => &["bin/interop-python", "python/bin/envoy"],
-        Part::Go => &["bin/interop-go", "bin/grpc-interop-client", "bin/grpc-interop-server", "bin/h2spec"],
+        Part::Go => {
+            &["bin/interop-go", "bin/grpc-interop-client", "bin/grpc-interop-server", "bin/h2spec", "bin/fortio"]
+        }
         Part::Java => &["bin/interop-java"],
         Part::Node => &["bin/interop-node"],
     }
@@ -160,6 +162,7 @@ fn go(source: &Path) -> Result<()> {
     build("grpc-interop-client", "google.golang.org/grpc/interop/client")?;
     build("grpc-interop-server", "google.golang.org/grpc/interop/server")?;
     build("h2spec", "github.com/summerwind/h2spec/cmd/h2spec")?;
+    build("fortio", "fortio.org/fortio")?;
     Ok(())
 }
 

@@ -14,12 +14,16 @@ pub(crate) struct Args {
     flags: Vec<OsString>,
 }
 
-/// Builds and hands over: on success this process *is* mesh-lab, so signals and the terminal are its own.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    become_lab("run", &args.flags)
+}
+
+/// Builds and hands over: on success this process *is* mesh-lab, so signals and the terminal are its own.
+pub(crate) fn become_lab(subcommand: &str, flags: &[OsString]) -> Result<()> {
     sh::build_programs()?;
     let lab = sh::programs().join("mesh-lab");
     let mut command = sh::as_root(&lab)
         .context("network namespaces, cgroups and eBPF need root, and there is no sudo: run this as root")?;
-    let error = command.arg("run").args(&args.flags).exec();
+    let error = command.arg(subcommand).args(flags).exec();
     Err(error).with_context(|| format!("cannot start {}", lab.display()))
 }

@@ -29,13 +29,16 @@ enum Layer {
     Attach,
     /// root: netns pods through kernel and agent
     Node,
+    /// root: what users do, step by step (`cargo xtask scenario all`)
+    Scenario,
     /// root: other languages' gRPC clients and servers, h2spec
     Interop,
     /// root: the main job's story, and every bench cell for a moment
     Smoke,
 }
 
-const LAYERS: &[Layer] = &[Layer::Static, Layer::Unit, Layer::Attach, Layer::Node, Layer::Interop, Layer::Smoke];
+const LAYERS: &[Layer] =
+    &[Layer::Static, Layer::Unit, Layer::Attach, Layer::Node, Layer::Scenario, Layer::Interop, Layer::Smoke];
 
 type Step = (&'static str, Command);
 
@@ -81,6 +84,11 @@ fn steps(layer: Layer) -> Vec<Step> {
         Layer::Unit => vec![("unit", cargo(&["test", "--quiet"]))],
         Layer::Attach => vec![("build", build_bins()), ("attach", privileged("attach_"))],
         Layer::Node => vec![("samples", privileged("samples")), ("node", privileged("node_"))],
+        Layer::Scenario => vec![
+            // fortio is Go; what Go builds needs the stubs that Python's protoc makes.
+            ("peers for scenarios", xtask(&["peers", "--only", "python,go"])),
+            ("scenario all", xtask(&["scenario", "all"])),
+        ],
         Layer::Interop => vec![("peers", xtask(&["peers"])), ("interop", privileged("interop_"))],
         Layer::Smoke => vec![
             ("run --once", xtask(&["run", "--once"])),

@@ -11,7 +11,7 @@ pub(crate) enum Part {
     Bench,
     /// grpcio, protoc, Envoy
     Python,
-    /// grpc-go, its interop client and server, h2spec
+    /// grpc-go, its interop client and server, h2spec, fortio
     Go,
     /// grpc-java
     Java,

@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use mesh_test::lab::cleanup;
 use mesh_test::lab::enter::{EnterArgs, enter};
 use mesh_test::run::{RunArgs, run};
+use mesh_test::scenario::{self, ScenarioArgs};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -19,6 +20,8 @@ struct Args {
 enum Command {
     /// Bring up nodes, pods and the mesh, and show what it does
     Run(RunArgs),
+    /// Pass scenarios: YAML as people have it, load, what was expected and what came
+    Scenario(ScenarioArgs),
     /// Remove what labs left whose process is gone
     Clean,
     /// Become a process inside a pod (used by the lab)
@@ -35,6 +38,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Run(args) => run(&args),
+        Command::Scenario(args) => scenario::run(&args),
         Command::Clean => clean(),
         Command::Enter(args) => enter(&args),
         Command::Janitor { id } => cleanup::janitor(&id),

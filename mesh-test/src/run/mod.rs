@@ -10,12 +10,12 @@ mod stage;
 mod story;
 
 pub use show::Format;
+pub(crate) use signals::Signals;
 
 use crate::lab::{Lab, LabBuilder};
 use crate::manifest::Manifest;
 use anyhow::{Result, bail};
 use show::Show;
-use signals::Signals;
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -8,13 +8,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Whether somebody wants the run to end.
 #[derive(Clone, Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     asked: Arc<AtomicBool>,
 }
 
 impl Signals {
     /// Starts listening; from here on signals do not kill the process.
-    pub(super) fn watch() -> Result<Self> {
+    pub(crate) fn watch() -> Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&asked);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -49,7 +49,7 @@ impl Signals {
     }
 
     /// Sleeps, but not past a signal. False if there was one.
-    pub(super) fn sleep(&self, time: Duration) -> bool {
+    pub(crate) fn sleep(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         while !self.asked() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20).min(deadline.saturating_duration_since(Instant::now())));

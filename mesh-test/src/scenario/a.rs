@@ -1,0 +1,138 @@
+//! Scenario A beyond what `cargo xtask run` tells: faults, retries and circuit breakers of gRPC between ws001 and ws002.
+
+use super::check::Checks;
+use super::stage::{Stage, count, said};
+use super::{ROUTES, Scenario, Step};
+use crate::lab::Pod;
+use crate::manifest::Manifest;
+use anyhow::Result;
+use std::collections::BTreeMap;
+
+const NS: &str = "pingpong";
+const API: &str = "http://ws001-api:7001/api/pingpong";
+const WS002: &str = "ws002-pingpong.pingpong";
+const PINGPONG: &str = include_str!("../../../deploy/examples/pingpong.yaml");
+
+pub(super) const PING_PONG: Scenario = Scenario {
+    id: "A",
+    title: "ping-pong: an HTTP front, gRPC behind it over one connection",
+    nodes: 1,
+    set_up,
+    steps: &[
+        Step {
+            id: "A2",
+            title: "Calls spread over the replicas",
+            lesson: "ws001-api has one HTTP/2 connection; each RPC on it is balanced (round robin here).",
+            waits_for: None,
+            act: spread,
+        },
+        Step {
+            id: "A5a",
+            title: "Faults in gRPC's own words",
+            lesson: "abort.grpcStatus ends the call as ws002 would have ended it: UNAVAILABLE, which ws001 turns into 503.",
+            waits_for: ROUTES,
+            act: aborts,
+        },
+        Step {
+            id: "A5b",
+            title: "A delay",
+            lesson: "fixedDelay is spent before the request leaves the caller's node.",
+            waits_for: ROUTES,
+            act: delays,
+        },
+        Step {
+            id: "A5c",
+            title: "Retries hide the faults",
+            lesson: "Half of the calls behind ws001 fail; its callers try up to ten more times: 0.5^11 is one in 2,048.",
+            waits_for: ROUTES,
+            act: retries,
+        },
+        Step {
+            id: "A5d",
+            title: "A circuit breaker",
+            lesson: "http2MaxRequests bounds calls in flight, whatever connection they are on; gRPC sees UNAVAILABLE (14).",
+            waits_for: ROUTES,
+            act: breaker,
+        },
+    ],
+};
+
+fn set_up(stage: &Stage) -> Result<()> {
+    let mut manifest = Manifest::default();
+    manifest.add(PINGPONG, "deploy/examples/pingpong.yaml");
+    stage.apply(manifest)?;
+    stage.lab.pod("client").namespace(NS).label("app", "client").start()?;
+    stage.enrol(NS)
+}
+
+fn statuses(stage: &Stage, from: &Pod, n: u64, concurrency: u64) -> Result<BTreeMap<String, u64>> {
+    let (n, concurrency) = (n.to_string(), concurrency.to_string());
+    Ok(count(&stage.fetch(from, API, &["--count", &n, "--concurrency", &concurrency])?, said))
+}
+
+fn spread(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let replies = stage.fetch(&stage.client(NS)?, API, &["--count", "100"])?;
+    let pods = count(&replies, |reply| if reply.status == 200 { reply.pod().to_owned() } else { said(reply) });
+    let even = pods.len() == 2 && pods.values().all(|count| (49..=51).contains(count));
+    checks.holds(even, "100 calls, 2 replicas", "each 49–51", format!("{pods:?}"));
+    Ok(())
+}
+
+fn aborts(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let client = stage.client(NS)?;
+    stage.ours("pingpong-abort.yaml")?;
+    let mut failed = 0;
+    let before = stage.metrics()?;
+    checks.shares("abort 50 % with UNAVAILABLE", 500, &[("503", 0.5), ("200", 0.5)], || {
+        let seen = statuses(stage, &client, 500, 4)?;
+        failed += seen.get("503").copied().unwrap_or(0);
+        Ok(seen)
+    })?;
+    let flagged = [("response_flags", "FI"), ("grpc_status", "14"), ("destination_service", WS002)];
+    let after = stage.metrics_when(|now| now.requests_since(&before, &flagged) == failed)?;
+    checks.equal("RPCs counted as grpc_status 14 with flag FI", &failed, &after.requests_since(&before, &flagged));
+    Ok(())
+}
+
+fn delays(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let client = stage.client(NS)?;
+    stage.ours("pingpong-delay.yaml")?;
+    let before = stage.metrics()?;
+    let replies = stage.fetch(&client, API, &["--count", "20", "--concurrency", "4"])?;
+    checks.equal("answers", &BTreeMap::from([("200".to_owned(), 20)]), &count(&replies, said));
+    let quickest = replies.iter().map(|reply| reply.elapsed_ms).fold(f64::MAX, f64::min);
+    checks.within("quickest of 20", (300.0, 800.0), quickest, " ms");
+    let flagged = [("response_flags", "DI"), ("destination_service", WS002)];
+    let after = stage.metrics_when(|now| now.requests_since(&before, &flagged) == 20)?;
+    checks.equal("RPCs counted with flag DI", &20, &after.requests_since(&before, &flagged));
+    Ok(())
+}
+
+fn retries(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let client = stage.client(NS)?;
+    stage.ours("pingpong-abort.yaml")?;
+    stage.ours("pingpong-retry.yaml")?;
+    let seen = statuses(stage, &client, 300, 8)?;
+    let good = seen.get("200").copied().unwrap_or(0) as f64 / 3.0;
+    checks.within("success with 10 retries", (99.0, 100.0), good, " %");
+    Ok(())
+}
+
+fn breaker(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let client = stage.client(NS)?;
+    stage.ours("pingpong-circuit-breaker.yaml")?;
+    let before = stage.metrics()?;
+    let seen = statuses(stage, &client, 400, 8)?;
+    let of = |status: &str| seen.get(status).copied().unwrap_or(0);
+    let (good, refused) = (of("200"), of("503"));
+    checks.holds(
+        good > 0 && refused >= 20 && good + refused == 400,
+        "8 callers, one call at a time allowed",
+        "some 200, at least 5 % 503, nothing else",
+        format!("{seen:?}"),
+    );
+    let overflow = [("response_flags", "UO"), ("grpc_status", "14"), ("destination_service", WS002)];
+    let after = stage.metrics_when(|now| now.requests_since(&before, &overflow) == refused)?;
+    checks.equal("RPCs counted as grpc_status 14 with UO", &refused, &after.requests_since(&before, &overflow));
+    Ok(())
+}

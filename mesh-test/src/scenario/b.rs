@@ -1,0 +1,265 @@
+//! Scenario B: Bookinfo. Versions, canaries, sessions, mirrors; the YAML is Istio's own.
+
+use super::check::Checks;
+use super::stage::{Stage, count, ours, said, version_of};
+use super::{ROUTES, Scenario, Step};
+use crate::lab::Pod;
+use crate::manifest::Manifest;
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeMap;
+
+const NS: &str = "default";
+const REVIEWS: &str = "http://reviews:9080/reviews/0";
+const PAGE: &str = "http://productpage:9080/productpage";
+/// Requests of a split: enough that 90/10 and 80/20 are told apart with certainty.
+const MANY: u64 = 1000;
+
+pub(super) const BOOKINFO: Scenario = Scenario {
+    id: "B",
+    title: "Bookinfo: versions, canaries, sessions, mirrors",
+    nodes: 1,
+    set_up,
+    steps: &[
+        Step {
+            id: "B1",
+            title: "The app is in the mesh",
+            lesson: "Nothing was restarted or injected: a label on the namespace, and the agent of the node serves its pods. \
+                     `mesh-agent status` names each of them.",
+            waits_for: None,
+            act: in_the_mesh,
+        },
+        Step {
+            id: "B3a",
+            title: "Without a route: every version in turn",
+            lesson: "A Service selects all versions of reviews, so the stars come and go with every reload of the page.",
+            waits_for: None,
+            act: unrouted,
+        },
+        Step {
+            id: "B3b",
+            title: "All to v3",
+            lesson: "A DestinationRule names subsets of a Service's pods by label, a VirtualService sends requests to them.",
+            waits_for: ROUTES,
+            act: all_v3,
+        },
+        Step {
+            id: "B3c",
+            title: "Canaries: 90/10, 80/20, 50/50",
+            lesson: "Each request is drawn by weight, whatever connection it comes on. Bounds are mean ± 3 σ of a binomial draw.",
+            waits_for: ROUTES,
+            act: canaries,
+        },
+        Step {
+            id: "B3d",
+            title: "One user sees the new version",
+            lesson: "A match on the header end-user comes before the route for everyone else. productpage sets that header \
+                     for whoever is signed in and hands it on.",
+            waits_for: ROUTES,
+            act: one_user,
+        },
+        Step {
+            id: "B3e",
+            title: "A cookie chooses the version",
+            lesson: "Regular expressions match the whole value (RE2). The first route that matches wins.",
+            waits_for: ROUTES,
+            act: by_cookie,
+        },
+        Step {
+            id: "B3f",
+            title: "Faults for one user",
+            lesson: "An abort for jason alone: the page still comes and says what is missing. Nobody else notices.",
+            waits_for: ROUTES,
+            act: faults_for_one,
+        },
+        Step {
+            id: "B5",
+            title: "Mirrors",
+            lesson: "Copies of live requests go to v2; callers never see its answers, not even when it is broken.",
+            waits_for: ROUTES,
+            act: mirrors,
+        },
+    ],
+};
+
+fn set_up(stage: &Stage) -> Result<()> {
+    stage.sample("bookinfo/platform/kube/bookinfo.yaml")?;
+    stage.lab.pod("client").namespace(NS).label("app", "client").start()?;
+    stage.enrol(NS)
+}
+
+fn in_the_mesh(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let status = stage.lab.agent(0).ask(&["status"])?;
+    let mut pods: Vec<_> = stage.lab.all_pods().iter().map(|pod| format!("{NS}/{}", pod.name())).collect();
+    let listed = status["pods"]["in_mesh"].as_array().into_iter().flatten();
+    let mut listed: Vec<String> = listed.filter_map(|pod| pod.as_str().map(str::to_owned)).collect();
+    pods.sort();
+    listed.sort();
+    let text = |pods: &[String]| format!("{}: {}", pods.len(), pods.join(" "));
+    checks.holds(pods == listed, "`status` lists every pod in the mesh", text(&pods), text(&listed));
+    checks.equal("errors and warnings of its configuration", &Vec::<String>::new(), &stage.diagnostics()?);
+    let page = stage.get(&stage.client(NS)?, PAGE, &[])?;
+    checks.equal("GET /productpage", &200, &page.status);
+    let whole = page.body.contains("William Shakespeare") && page.body.contains("Reviews served by: reviews-v");
+    checks.holds(whole, "the page shows details and reviews", "both", if whole { "both" } else { &page.body });
+    Ok(())
+}
+
+fn unrouted(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let client = stage.client(NS)?;
+    let seen = stage.versions(&client, REVIEWS, 300, &[])?;
+    let all = ["v1", "v2", "v3"].iter().all(|version| seen.get(*version).is_some_and(|count| *count >= 30));
+    let total: u64 = seen.values().sum();
+    checks.holds(
+        all && seen.len() == 3 && total == 300,
+        "300 requests to reviews",
+        "v1, v2 and v3, none below a tenth, no failure",
+        shown(&seen),
+    );
+    // A reload a time, as a person would, until all were seen.
+    let mut colours = BTreeMap::new();
+    for _ in 0..10 {
+        for page in stage.fetch(&client, PAGE, &["--count", "20"])? {
+            let colour = ["black", "red"].into_iter().find(|colour| page.body.contains(&format!("color:{colour}")));
+            *colours.entry(colour.unwrap_or("none").to_owned()).or_insert(0_u64) += 1;
+        }
+        if colours.len() == 3 {
+            break;
+        }
+    }
+    checks.holds(colours.len() == 3, "stars on at most 200 pages", "none, black and red", shown(&colours));
+    Ok(())
+}
+
+fn all_v3(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let client = subsets(stage)?;
+    stage.sample("bookinfo/networking/virtual-service-reviews-v3.yaml")?;
+    split(stage, &client, checks, "100 % v3", 300, &[("v3", 1.0)])?;
+    let pages = stage.fetch(&client, PAGE, &["--count", "10"])?;
+    let red = pages.iter().filter(|page| page.body.contains("color:red")).count();
+    checks.equal("pages with red stars, of 10", &10, &red);
+    Ok(())
+}
+
+fn canaries(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let client = subsets(stage)?;
+    for (file, shares) in [
+        ("90-10", [("v1", 0.9), ("v2", 0.1)]),
+        ("80-20", [("v1", 0.8), ("v2", 0.2)]),
+        ("50-v3", [("v1", 0.5), ("v3", 0.5)]),
+    ] {
+        stage.sample(&format!("bookinfo/networking/virtual-service-reviews-{file}.yaml"))?;
+        split(stage, &client, checks, &format!("virtual-service-reviews-{file}.yaml"), MANY, &shares)?;
+    }
+    Ok(())
+}
+
+fn one_user(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let client = subsets(stage)?;
+    stage.sample("bookinfo/networking/virtual-service-reviews-jason-v2-v3.yaml")?;
+    let mut to = |who: &str, args: &[&str], version: &str| -> Result<()> {
+        checks.shares(who, 100, &[(version, 1.0)], || stage.versions(&client, REVIEWS, 100, args))
+    };
+    to("end-user: jason", &["--header", "end-user=jason"], "v2")?;
+    to("end-user: Jason (values are case-sensitive)", &["--header", "end-user=Jason"], "v3")?;
+    to("nobody", &[], "v3")?;
+    let login = stage.get(
+        &client,
+        "http://productpage:9080/login",
+        &["--method", "POST", "--data", "username=jason&passwd=x"],
+    )?;
+    let cookie = login.header("set-cookie").split(';').next().unwrap_or_default().to_owned();
+    let pages = stage.fetch(&client, PAGE, &["--count", "10", "--header", &format!("cookie={cookie}")])?;
+    let black = pages.iter().filter(|page| page.body.contains("color:black") && page.body.contains("jason")).count();
+    checks.equal("jason signs in: pages with black stars, of 10", &10, &black);
+    Ok(())
+}
+
+fn by_cookie(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let client = subsets(stage)?;
+    stage.ours("reviews-cookie-burr.yaml")?;
+    for (cookie, version) in [
+        ("user=burr", "v3"),
+        ("theme=dark; lang=en;user=burr", "v3"),
+        ("user=burr; theme=dark", "v3"),
+        ("user=burrito", "v1"),
+        ("superuser=burr", "v1"),
+    ] {
+        let header = format!("cookie={cookie}");
+        checks.shares(&format!("cookie: {cookie}"), 50, &[(version, 1.0)], || {
+            stage.versions(&client, REVIEWS, 50, &["--header", &header])
+        })?;
+    }
+    checks.shares("no cookie", 50, &[("v1", 1.0)], || stage.versions(&client, REVIEWS, 50, &[]))
+}
+
+fn faults_for_one(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let client = subsets(stage)?;
+    stage.sample("bookinfo/networking/virtual-service-all-v1.yaml")?;
+    stage.sample("bookinfo/networking/virtual-service-reviews-test-v2.yaml")?;
+    stage.sample("bookinfo/networking/virtual-service-ratings-test-abort.yaml")?;
+    let before = stage.metrics()?;
+    let page = stage.get(&client, PAGE, &["--header", "cookie=user=jason"])?;
+    let said = page.body.contains("Ratings service is currently unavailable");
+    checks.holds(
+        said,
+        "jason's page",
+        "Ratings service is currently unavailable",
+        if said { "it says so" } else { &page.body },
+    );
+    let flagged = stage.metrics_when(|now| now.requests_since(&before, &[("response_flags", "FI")]) == 1)?;
+    checks.equal(
+        "requests counted with flag FI",
+        &1,
+        &flagged.requests_since(&before, &[("response_flags", "FI"), ("code", "500")]),
+    );
+    let other = stage.get(&client, PAGE, &["--header", "cookie=user=anne"])?;
+    let fine = other.status == 200 && !other.body.contains("unavailable");
+    checks.holds(fine, "anne's page", "nothing is missing", if fine { "nothing is missing" } else { &other.body });
+    Ok(())
+}
+
+fn mirrors(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let client = subsets(stage)?;
+    let v2 = stage.lab.pods_of(NS, "reviews-v2").pop().context("reviews v2 has no pod")?;
+    stage.ours("reviews-mirror.yaml")?;
+    let copies = |checks: &mut Checks, what: &str, p: f64| -> Result<()> {
+        checks.shares(what, MANY, &[("copied", p), ("not", 1.0 - p)], || {
+            let before = stage.served(&client, &v2)?;
+            let seen = stage.versions(&client, REVIEWS, MANY, &[])?;
+            ensure!(seen == BTreeMap::from([("v1".to_owned(), MANY)]), "callers saw {}", shown(&seen));
+            let copied = stage.served(&client, &v2)? - before;
+            let counts = [("copied".to_owned(), copied), ("not".to_owned(), MANY.saturating_sub(copied))];
+            Ok(counts.into_iter().filter(|(_, count)| *count > 0).collect())
+        })
+    };
+    copies(checks, "mirror 100 %: callers see v1 only, v2 gets copies", 1.0)?;
+    let text = std::fs::read_to_string(ours("reviews-mirror.yaml"))?;
+    let mut tenth = Manifest::default();
+    tenth.add(&text.replace("value: 100", "value: 10"), "reviews-mirror.yaml at 10 %");
+    stage.apply(tenth)?;
+    copies(checks, "mirror 10 %", 0.1)?;
+    stage.ours("reviews-mirror.yaml")?;
+    v2.freeze()?;
+    let replies = stage.fetch(&client, REVIEWS, &["--count", "100", "--concurrency", "4"]);
+    v2.thaw()?;
+    let replies = replies?;
+    let seen = count(&replies, |reply| if reply.status == 200 { version_of(reply.pod()) } else { said(reply) });
+    checks.equal("the mirror hangs: callers see", &BTreeMap::from([("v1".to_owned(), 100)]), &seen);
+    let slowest = replies.iter().map(|reply| reply.elapsed_ms).fold(0.0, f64::max);
+    checks.within("the mirror hangs: slowest answer", (0.0, 1000.0), slowest, " ms");
+    Ok(())
+}
+
+/// Bookinfo's subsets, and the client.
+fn subsets(stage: &Stage) -> Result<Pod> {
+    stage.sample("bookinfo/networking/destination-rule-all.yaml")?;
+    stage.client(NS)
+}
+
+fn split(stage: &Stage, client: &Pod, checks: &mut Checks, what: &str, n: u64, shares: &[(&str, f64)]) -> Result<()> {
+    checks.shares(what, n, shares, || stage.versions(client, REVIEWS, n, &[]))
+}
+
+fn shown(counts: &BTreeMap<String, u64>) -> String {
+    counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+}
