@@ -2,7 +2,7 @@
 
 use super::check::Checks;
 use super::stage::{Stage, count, said};
-use super::{ROUTES, Scenario, Step};
+use super::{Scenario, Step};
 use crate::lab::Pod;
 use crate::manifest::Manifest;
 use anyhow::Result;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 const NS: &str = "pingpong";
 const API: &str = "http://ws001-api:7001/api/pingpong";
-const WS002: &str = "ws002-pingpong.pingpong";
+const WS002: &str = "ws002-pingpong.pingpong.svc.cluster.local";
 const PINGPONG: &str = include_str!("../../../deploy/examples/pingpong.yaml");
 
 pub(super) const PING_PONG: Scenario = Scenario {
@@ -30,28 +30,28 @@ pub(super) const PING_PONG: Scenario = Scenario {
             id: "A5a",
             title: "Faults in gRPC's own words",
             lesson: "abort.grpcStatus ends the call as ws002 would have ended it: UNAVAILABLE, which ws001 turns into 503.",
-            waits_for: ROUTES,
+            waits_for: None,
             act: aborts,
         },
         Step {
             id: "A5b",
             title: "A delay",
             lesson: "fixedDelay is spent before the request leaves the caller's node.",
-            waits_for: ROUTES,
+            waits_for: None,
             act: delays,
         },
         Step {
             id: "A5c",
             title: "Retries hide the faults",
             lesson: "Half of the calls behind ws001 fail; its callers try up to ten more times: 0.5^11 is one in 2,048.",
-            waits_for: ROUTES,
+            waits_for: None,
             act: retries,
         },
         Step {
             id: "A5d",
             title: "A circuit breaker",
             lesson: "http2MaxRequests bounds calls in flight, whatever connection they are on; gRPC sees UNAVAILABLE (14).",
-            waits_for: ROUTES,
+            waits_for: None,
             act: breaker,
         },
     ],

@@ -2,7 +2,7 @@
 
 use super::check::Checks;
 use super::stage::{Stage, count, ours, said, version_of};
-use super::{ROUTES, Scenario, Step};
+use super::{Scenario, Step};
 use crate::lab::Pod;
 use crate::manifest::Manifest;
 use anyhow::{Context, Result, ensure};
@@ -39,14 +39,14 @@ pub(super) const BOOKINFO: Scenario = Scenario {
             id: "B3b",
             title: "All to v3",
             lesson: "A DestinationRule names subsets of a Service's pods by label, a VirtualService sends requests to them.",
-            waits_for: ROUTES,
+            waits_for: None,
             act: all_v3,
         },
         Step {
             id: "B3c",
             title: "Canaries: 90/10, 80/20, 50/50",
             lesson: "Each request is drawn by weight, whatever connection it comes on. Bounds are mean ± 3 σ of a binomial draw.",
-            waits_for: ROUTES,
+            waits_for: None,
             act: canaries,
         },
         Step {
@@ -54,28 +54,28 @@ pub(super) const BOOKINFO: Scenario = Scenario {
             title: "One user sees the new version",
             lesson: "A match on the header end-user comes before the route for everyone else. productpage sets that header \
                      for whoever is signed in and hands it on.",
-            waits_for: ROUTES,
+            waits_for: None,
             act: one_user,
         },
         Step {
             id: "B3e",
             title: "A cookie chooses the version",
             lesson: "Regular expressions match the whole value (RE2). The first route that matches wins.",
-            waits_for: ROUTES,
+            waits_for: None,
             act: by_cookie,
         },
         Step {
             id: "B3f",
             title: "Faults for one user",
             lesson: "An abort for jason alone: the page still comes and says what is missing. Nobody else notices.",
-            waits_for: ROUTES,
+            waits_for: None,
             act: faults_for_one,
         },
         Step {
             id: "B5",
             title: "Mirrors",
             lesson: "Copies of live requests go to v2; callers never see its answers, not even when it is broken.",
-            waits_for: ROUTES,
+            waits_for: None,
             act: mirrors,
         },
     ],

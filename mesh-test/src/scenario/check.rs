@@ -28,6 +28,11 @@ impl Checks {
         self.holds(expected == came, what, plain(expected), plain(came));
     }
 
+    /// A local answer: Envoy's words first, then ours (which service, which endpoint).
+    pub(super) fn begins(&mut self, what: &str, expected: &str, came: &str) {
+        self.holds(came.starts_with(expected), what, format!("{expected} …"), came);
+    }
+
     /// A number between two others, both included.
     pub(super) fn within(&mut self, what: &str, (low, high): (f64, f64), came: f64, unit: &str) {
         self.holds(

@@ -2,7 +2,7 @@
 
 use super::check::Checks;
 use super::stage::{Stage, ours, said};
-use super::{ROUTES, Scenario, Step};
+use super::{Scenario, Step};
 use crate::lab::Pod;
 use crate::manifest::Manifest;
 use anyhow::{Context, Result};
@@ -32,7 +32,9 @@ pub(super) const EGRESS: Scenario = Scenario {
             title: "REGISTRY_ONLY",
             lesson: "With a Sidecar that says so, a ServiceEntry is what makes a host reachable. The rest is answered with 502 \
                      and counted as BlackHoleCluster, so that somebody notices.",
-            waits_for: ROUTES,
+            waits_for: Some(
+                "the kernel passes connections to addresses that nobody registered, so nobody refuses them",
+            ),
             act: registry_only,
         },
     ],

@@ -62,8 +62,6 @@ struct Step {
 
 const SCENARIOS: &[&Scenario] =
     &[&a::PING_PONG, &b::BOOKINFO, &c::SOCK_SHOP, &d::RESILIENCE, &zones::ZONES, &f::EGRESS];
-/// Why steps with routes and policies of destinations are not part of `all`.
-const ROUTES: Option<&str> = Some("requests are not routed by VirtualServices yet");
 const ALL: &str = "all";
 
 /// Passes the chosen steps, leaves nothing behind, fails if anything was not as expected.
