@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 type Attempts = Arc<Mutex<BTreeMap<String, u32>>>;
 
 /// Starts one; `http2`: it speaks nothing else.
-pub async fn start(name: &'static str, http2: bool) -> SocketAddr {
+pub(crate) async fn start(name: &'static str, http2: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let addr = listener.local_addr().expect("bound");
     let attempts = Attempts::default();

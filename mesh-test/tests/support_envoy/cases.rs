@@ -3,18 +3,18 @@
 //! An ask is `METHOD TARGET`, then ` | name: value` for each header field; method `GRPC` is a POST over HTTP/2 with
 //! gRPC's content type.
 
-pub struct Case {
+pub(crate) struct Case {
     /// The Service it is asked for; a DNS label.
-    pub name: &'static str,
-    pub http: &'static str,
-    pub asks: &'static [&'static str],
+    pub(crate) name: &'static str,
+    pub(crate) http: &'static str,
+    pub(crate) asks: &'static [&'static str],
 }
 
 const fn case(name: &'static str, http: &'static str, asks: &'static [&'static str]) -> Case {
     Case { name, http, asks }
 }
 
-pub const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     case(
         "paths",
         r#"

@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct Proxies {
+pub(crate) struct Proxies {
     dir: TempDir,
     envoy: SocketAddr,
     /// One listener per case.
@@ -30,29 +30,29 @@ pub struct Proxies {
 
 /// What a client saw.
 #[derive(Debug, Default)]
-pub struct Answer {
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// Those that policies make.
-    pub headers: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
     /// `None`: the proxy answered.
-    pub got: Option<Got>,
-    pub text: String,
-    pub flags: String,
+    pub(crate) got: Option<Got>,
+    pub(crate) text: String,
+    pub(crate) flags: String,
 }
 
 /// What the endpoint got, as it says itself.
 #[derive(Debug, PartialEq)]
-pub struct Got {
-    pub backend: String,
-    pub method: String,
-    pub path: String,
-    pub host: String,
-    pub headers: BTreeMap<String, String>,
-    pub attempt: u64,
+pub(crate) struct Got {
+    pub(crate) backend: String,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) host: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) attempt: u64,
 }
 
 impl Proxies {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let backends = [
             ("a", Some(backend::start("a", false).await), false),
@@ -83,7 +83,7 @@ impl Proxies {
         Self { dir, envoy, agent, metrics, _children: children }
     }
 
-    pub async fn envoy(&self, case: &str, text: &str, number: u32) -> Answer {
+    pub(crate) async fn envoy(&self, case: &str, text: &str, number: u32) -> Answer {
         let id = format!("envoy-{number}");
         let mut answer = ask(self.envoy, &host(case), text, &id).await;
         let logged = async {
@@ -100,7 +100,7 @@ impl Proxies {
         answer
     }
 
-    pub async fn agent(&self, case: &str, text: &str, number: u32) -> Answer {
+    pub(crate) async fn agent(&self, case: &str, text: &str, number: u32) -> Answer {
         let before = self.flags().await;
         let mut answer = ask(self.agent[case], &host(case), text, &format!("agent-{number}")).await;
         let counted = async {

@@ -8,7 +8,7 @@ use std::path::Path;
 const TYPE: &str = "type.googleapis.com/";
 
 /// The whole bootstrap: one listener, one virtual host per case, one cluster per backend.
-pub fn bootstrap(
+pub(crate) fn bootstrap(
     cases: &[(String, Value)],
     clusters: &[(&str, Option<SocketAddr>, bool)],
     listener: SocketAddr,
