@@ -61,7 +61,6 @@ pub(crate) const CASES: &[Case] = &[
             "GET / | X-T: one",
             "GET / | x-t: One",
             "GET / | x-t: two",
-            "GET / | x-t: one | x-t: two",
             "GET / | cookie: a=1;user=burr;b=2",
             "GET / | cookie: user=jason",
             "GET / | x-there: ",
