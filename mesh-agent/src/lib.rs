@@ -34,6 +34,7 @@ pub mod config;
 // Both.
 pub mod addr;
 pub mod admin;
+pub mod connections;
 pub mod drain;
 pub mod error;
 pub mod identity;

@@ -12,6 +12,7 @@ mod opaque;
 
 use crate::addr::EndpointAddr;
 use crate::connect::{Ends, Way};
+use crate::connections::{Connection, Speaks, UnderWay};
 use crate::destination::Target;
 use crate::detect::{self, Replay, Sniff};
 use crate::drain::Watch;
@@ -24,10 +25,11 @@ use crate::worker::Ctx;
 use crate::{body::Body, forward, http1};
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use tokio::net::TcpStream;
 
@@ -37,6 +39,8 @@ pub(crate) struct Conn {
     source: Source,
     wants: Wants,
     ends: Ends,
+    /// What is shown of it.
+    shown: Arc<Connection>,
 }
 
 /// Serves a connection to its end.
@@ -44,7 +48,8 @@ pub async fn serve(accepted: Accepted, ctx: Rc<Ctx>) {
     let Accepted { stream, wants, source, guard, client } = accepted;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let Some(local) = wants.original().map(EndpointAddr::addr).or_else(|| stream.local_addr().ok()) else { return };
-    let conn = Rc::new(Conn { ctx, source, wants, ends: Ends { client: client.addr(), local } });
+    let Some(shown) = guard.connection().cloned() else { return };
+    let conn = Rc::new(Conn { ctx, source, wants, ends: Ends { client: client.addr(), local }, shown });
     let destinations = &conn.ctx.destinations;
     let target = match destinations.connection(&conn.source, &conn.wants) {
         Ok(target) => target,
@@ -100,15 +105,24 @@ impl Conn {
     }
 
     async fn serve_http(self: Rc<Self>, sniff: Sniff, stream: TcpStream, first: Bytes) {
-        let io = Replay::new(first, stream);
+        let io = Replay::new(first, stream, Arc::clone(&self.shown));
         let ctx = Rc::clone(&self.ctx);
         let result = if sniff == Sniff::Http2 {
             let _active = ctx.recorder.metrics().connection(ConnectionKind::Http2);
+            self.shown.set_speaks(Speaks::Http2);
             self.serve_http2(io).await
         } else {
             let _active = ctx.recorder.metrics().connection(ConnectionKind::Http1);
+            self.shown.set_speaks(Speaks::Http1);
             // Anything else gets 400 from HTTP/1.1, as on any HTTP port.
-            let handler = |request| exchange::exchange(Rc::clone(&self), request, None);
+            let handler = |request| {
+                let (conn, open) = (Rc::clone(&self), self.shown.begin());
+                async move {
+                    let response = exchange::exchange(conn, request, None).await;
+                    drop(open);
+                    response
+                }
+            };
             http1::serve(io, &ctx.settings, ctx.drain.clone(), handler).await
         };
         if let Err(error) = result {
@@ -120,9 +134,8 @@ impl Conn {
     async fn serve_http2(self: Rc<Self>, io: Replay<TcpStream>) -> Result<(), UpstreamError> {
         // Boxed: needed for a moment, and as large as the connection itself.
         let mut server = Box::pin(Server::handshake(io, &self.ctx.settings)).await?;
-        let (streams, accepted) = (Rc::new(Cell::new(0_usize)), Cell::new(0_u64));
         let mut drained = pin!(drained(self.ctx.drain.clone()));
-        let mut idle = pin!(idle(self.ctx.settings.idle, &streams, &accepted));
+        let mut idle = pin!(idle(self.ctx.settings.idle, &self.shown));
         let mut draining = false;
         loop {
             let next = poll_fn(|cx| {
@@ -134,21 +147,20 @@ impl Conn {
             });
             let Some(next) = next.await else { return Ok(()) };
             let (request, responder) = next?;
-            accepted.set(accepted.get() + 1);
-            let open = OpenStream::new(&streams);
+            let open = self.shown.begin();
             tokio::task::spawn_local(serve_stream(Rc::clone(&self), request, responder, open));
         }
     }
 }
 
 /// One request of an HTTP/2 connection, to its end or until the client leaves.
-async fn serve_stream(conn: Rc<Conn>, request: Request<Body>, responder: Responder, _open: OpenStream) {
+async fn serve_stream(conn: Rc<Conn>, request: Request<Body>, responder: Responder, _open: UnderWay) {
     let responder = Rc::new(RefCell::new(responder));
     let inform = {
         let responder = Rc::clone(&responder);
         move |head: Response<()>| responder.borrow_mut().informational(head)
     };
-    let ledger = std::sync::Arc::clone(&conn.ctx.ledger);
+    let ledger = Arc::clone(&conn.ctx.ledger);
     let answer = {
         // Boxed: what a task is made of is copied three times on its way to the heap, and stays until the last byte of
         // the response, long after the exchange.
@@ -168,32 +180,16 @@ async fn serve_stream(conn: Rc<Conn>, request: Request<Body>, responder: Respond
     }
 }
 
-/// Counts a stream as open.
-struct OpenStream(Rc<Cell<usize>>);
-
-impl OpenStream {
-    fn new(streams: &Rc<Cell<usize>>) -> Self {
-        streams.set(streams.get() + 1);
-        Self(Rc::clone(streams))
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
-}
-
 async fn drained(mut drain: Watch) {
     drain.started().await;
 }
 
-/// Returns when for one whole period no stream was open or came.
-async fn idle(period: std::time::Duration, streams: &Cell<usize>, accepted: &Cell<u64>) {
+/// Returns when for one whole period no request was open or came.
+async fn idle(period: std::time::Duration, connection: &Connection) {
     loop {
-        let before = accepted.get();
+        let before = connection.requests();
         tokio::time::sleep(period).await;
-        if streams.get() == 0 && accepted.get() == before {
+        if connection.streams() == 0 && connection.requests() == before {
             return;
         }
     }

@@ -5,6 +5,7 @@
 
 use crate::balance::{EndpointRow, Registry};
 use crate::connect::{Pools, Upstreams};
+use crate::connections::Connection;
 use crate::destination::Destinations;
 use crate::drain::{Drain, Watch};
 use crate::http2::Ledger;
@@ -155,6 +156,11 @@ impl Workers {
     /// Open client connections, by worker.
     pub fn connections(&self) -> Vec<usize> {
         self.workers.iter().map(|worker| worker.open.load(Relaxed)).collect()
+    }
+
+    /// Open client connections one by one, the oldest first, `most` at most.
+    pub fn oldest_connections(&self, most: usize) -> Vec<Arc<Connection>> {
+        self.limits.listed().oldest(most)
     }
 
     /// Endpoints in use with their run-time state.

@@ -112,6 +112,13 @@ async fn the_command_line_asks_and_sets() {
     assert!(status["config"]["generation"].as_u64() >= Some(1), "{status}");
     assert_eq!(status["connections"]["open"], 1, "{status}");
 
+    let list = agent.json(&["connections"]);
+    let open = &list["connections"][0];
+    assert_eq!((&list["open"], &open["destination"]), (&1.into(), &"shop/web:80".into()), "{list}");
+    assert_eq!((&open["protocol"], &open["requests"], &open["streams"]), (&"http2".into(), &20.into(), &0.into()));
+    assert!(open["received_bytes"].as_u64() > Some(100) && open["sent_bytes"].as_u64() > Some(100), "{list}");
+    assert!(agent.cli(&["connections"]).stdout.contains("shop/web:80"));
+
     let rows = agent.json(&["endpoints", "shop/web"]);
     let requests: Vec<u64> = rows.as_array().expect("rows").iter().filter_map(|row| row["requests"].as_u64()).collect();
     assert_eq!(requests, [10, 10], "{rows}");

@@ -16,7 +16,7 @@ const PATHS: &[(&str, &str)] = &[
     ("GET /kernel", "programs, maps (decoded), counters"),
     ("GET /snapshot", "the configuration in force, as compiled"),
     ("GET /diagnostics", "what is wrong with the configuration"),
-    ("GET /connections", "open connections, by worker"),
+    ("GET /connections", "open connections: counts, and the oldest one by one"),
     ("GET /metrics", "Prometheus text"),
     ("GET|PUT /log-level", "body: a filter such as info,mesh_agent::connect=debug"),
     ("PUT /kernel/sk-msg", "body: on or off"),

@@ -85,7 +85,7 @@ pub struct OtherProgram {
     pub name: String,
 }
 
-/// `GET /connections`
+/// Open client connections, counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
     /// Open now, from apps to this agent.
@@ -94,6 +94,34 @@ pub struct Connections {
     pub by_worker: Vec<usize>,
     /// Requests (and opaque connections) under way to endpoints.
     pub active_requests: u64,
+}
+
+/// `GET /connections`: the counts, and the oldest connections one by one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionList {
+    #[serde(flatten)]
+    pub counts: Connections,
+    /// At most 1000.
+    pub connections: Vec<Connection>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    pub id: u64,
+    /// The pod that made it; `None`: it came to a listener asked for with `--listen`.
+    pub source: Option<String>,
+    pub client: SocketAddr,
+    /// The address the app asked for, or the listener's Service and port.
+    pub destination: String,
+    /// `http1`, `http2`, `opaque`, or `unknown` while the first bytes have not come.
+    pub protocol: String,
+    pub age_seconds: u64,
+    /// HTTP requests so far, and those under way (of HTTP/1.1 until the answer's head).
+    pub requests: u64,
+    pub streams: u32,
+    /// Bytes from the client and to it.
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -282,7 +282,7 @@ impl Control {
                 let all = [self.findings(), self.compiler.analysis()].concat();
                 Answer::json(&views::diagnostics(all.iter()))
             }
-            Question::Connections => Answer::json(&views::connections(&self.workers)),
+            Question::Connections => Answer::json(&views::connection_list(&self.workers)),
             Question::LogLevel => Answer::json(&view::LogLevel { filter: self.log.filter() }),
             Question::SetLogLevel(filter) => {
                 self.log.set(&filter).map_err(Refusal::Invalid)?;

@@ -4,9 +4,11 @@ use super::pods::Pods;
 use crate::admin::view;
 use crate::balance::Policy;
 use crate::config::{Diagnostic, Severity};
+use crate::connections::{Connection, Speaks};
 use crate::kernel::{self, Kernel};
 use crate::snapshot::{EndpointHealth, Enrolment, LbPolicy, Protocol, Service, ServicePort, Snapshot, Workload};
 use crate::telemetry::Metrics;
+use crate::time::Nanos;
 use crate::worker::Workers;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -217,6 +219,33 @@ pub(super) fn connections(workers: &Workers) -> view::Connections {
     let by_worker = workers.connections();
     let active_requests = workers.endpoints().iter().map(|row| u64::from(row.active)).sum();
     view::Connections { open: by_worker.iter().sum(), by_worker, active_requests }
+}
+
+/// Connections shown one by one: an answer that a person can read and a terminal can hold.
+const MOST_CONNECTIONS: usize = 1000;
+
+pub(super) fn connection_list(workers: &Workers) -> view::ConnectionList {
+    let now = Nanos::now();
+    let row = |connection: &Arc<Connection>| view::Connection {
+        id: connection.id,
+        source: connection.source.as_deref().map(str::to_owned),
+        client: connection.client.addr(),
+        destination: connection.destination.to_string(),
+        protocol: match connection.speaks() {
+            Speaks::Unknown => "unknown",
+            Speaks::Http1 => "http1",
+            Speaks::Http2 => "http2",
+            Speaks::Opaque => "opaque",
+        }
+        .into(),
+        age_seconds: now.since(connection.opened).as_secs(),
+        requests: connection.requests(),
+        streams: connection.streams(),
+        received_bytes: connection.received(),
+        sent_bytes: connection.sent(),
+    };
+    let oldest = workers.oldest_connections(MOST_CONNECTIONS);
+    view::ConnectionList { counts: connections(workers), connections: oldest.iter().map(row).collect() }
 }
 
 /// Everything in force, in full; services and workloads in order of name.

@@ -5,6 +5,7 @@
 
 mod analyze;
 mod client;
+mod connections;
 mod diagnostics;
 mod endpoints;
 mod kernel;
@@ -74,6 +75,8 @@ pub enum Command {
     Endpoints(endpoints::EndpointsArgs),
     /// Services: addresses, ports, protocols, who balances them
     Services,
+    /// Open connections from apps, the oldest first: who to where, protocol, age, requests, bytes
+    Connections,
     /// Pods: in the mesh, served elsewhere, or outside and why
     Workloads,
     /// eBPF programs, maps (decoded) and counters; switch socket redirection
@@ -109,6 +112,7 @@ fn dispatch(place: &Place, command: Command) -> Result<ExitCode> {
         Command::Status => status::run(&client, place.output),
         Command::Endpoints(args) => endpoints::run(&client, place.output, &args),
         Command::Services => services::run(&client, place.output),
+        Command::Connections => connections::run(&client, place.output),
         Command::Workloads => workloads::run(&client, place.output),
         Command::Kernel(args) => kernel::run(&client, place.output, &args),
         Command::Diagnostics => diagnostics::run(&client, place.output),

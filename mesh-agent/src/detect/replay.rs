@@ -1,8 +1,10 @@
 //! A stream whose first bytes were read already.
 
+use crate::connections::Connection;
 use bytes::{Buf, Bytes};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -11,11 +13,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub struct Replay<S> {
     first: Bytes,
     io: S,
+    /// Counts what passes, `first` included.
+    shown: Arc<Connection>,
 }
 
 impl<S> Replay<S> {
-    pub fn new(first: Bytes, io: S) -> Self {
-        Self { first, io }
+    pub fn new(first: Bytes, io: S, shown: Arc<Connection>) -> Self {
+        shown.add_received(first.len());
+        Self { first, io, shown }
+    }
+
+    fn count_sent(&self, result: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(count)) = result {
+            self.shown.add_sent(*count);
+        }
     }
 
     /// The bytes not yet given and the stream.
@@ -27,7 +38,10 @@ impl<S> Replay<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.first.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
+            let before = buf.filled().len();
+            let result = Pin::new(&mut self.io).poll_read(cx, buf);
+            self.shown.add_received(buf.filled().len() - before);
+            return result;
         }
         let count = self.first.len().min(buf.remaining());
         buf.put_slice(self.first.get(..count).unwrap_or_default());
@@ -42,7 +56,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let result = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.count_sent(&result);
+        result
     }
 
     fn poll_write_vectored(
@@ -50,7 +66,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.count_sent(&result);
+        result
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -3,6 +3,7 @@
 //! Place in the path: after `connect`, for connections that are not HTTP. Invariant: an end of stream on one side
 //! becomes an end of stream on the other and nothing more (half-close); a reset becomes a reset.
 
+use crate::connections::Connection;
 use bytes::Bytes;
 use socket2::SockRef;
 use std::cell::{Cell, RefCell};
@@ -22,15 +23,6 @@ const LIMIT: usize = 128 << 10;
 thread_local! {
     /// A worker moves one direction of one connection at a time: they share the memory, and an idle one holds none.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Bytes moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
-    /// Client to endpoint.
-    pub received: u64,
-    /// Endpoint to client.
-    pub sent: u64,
 }
 
 /// Why a connection ended before both sides had closed.
@@ -53,7 +45,7 @@ pub async fn forward(
     endpoint: &mut TcpStream,
     first: Bytes,
     idle: Duration,
-    moved: &mut Moved,
+    moved: &Connection,
 ) -> Result<(), ForwardError> {
     let result = both_ways(client, endpoint, first, idle, moved).await;
     if let Err(error) = &result {
@@ -77,19 +69,21 @@ async fn both_ways(
     endpoint: &mut TcpStream,
     first: Bytes,
     idle: Duration,
-    moved: &mut Moved,
+    moved: &Connection,
 ) -> Result<(), ForwardError> {
     let (client_read, client_write) = client.split();
     let (endpoint_read, mut endpoint_write) = endpoint.split();
     if !first.is_empty() {
         endpoint_write.write_all(&first).await.map_err(ForwardError::Endpoint)?;
-        moved.received += first.len() as u64;
+        moved.add_received(first.len());
     }
     drop(first);
     let beat = Cell::new(0_u64);
     let (client_error, endpoint_error): (Blame, Blame) = (ForwardError::Client, ForwardError::Endpoint);
-    let up = one_way(client_read, endpoint_write, (client_error, endpoint_error), &mut moved.received, &beat);
-    let down = one_way(endpoint_read, client_write, (endpoint_error, client_error), &mut moved.sent, &beat);
+    let up =
+        one_way(client_read, endpoint_write, (client_error, endpoint_error), |count| moved.add_received(count), &beat);
+    let down =
+        one_way(endpoint_read, client_write, (endpoint_error, client_error), |count| moved.add_sent(count), &beat);
     let watch = async {
         loop {
             let before = beat.get();
@@ -112,7 +106,7 @@ async fn one_way(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     (read_error, write_error): (Blame, Blame),
-    moved: &mut u64,
+    moved: impl Fn(usize),
     beat: &Cell<u64>,
 ) -> Result<(), ForwardError> {
     while let Some(Step { count, rest }) =
@@ -121,7 +115,7 @@ async fn one_way(
         if !rest.is_empty() {
             to.write_all(&rest).await.map_err(write_error)?;
         }
-        *moved += count as u64;
+        moved(count);
         beat.set(beat.get() + 1);
     }
     // The other direction goes on: a client may close its side and wait for the answer. A peer that has closed both

@@ -1,7 +1,10 @@
 //! Real sockets on loopback: client ─ (down, forward, up) ─ server. One thread, as in a worker.
 
 use super::*;
+use crate::addr::ClientAddr;
+use crate::connections::{Connections, Listed};
 use std::io::ErrorKind;
+use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
@@ -13,6 +16,18 @@ async fn pair() -> (TcpStream, TcpStream) {
     (connected, listener.accept().await.unwrap().0)
 }
 
+/// Bytes from the client and to it.
+#[derive(Debug, PartialEq, Eq)]
+struct Moved {
+    received: u64,
+    sent: u64,
+}
+
+fn shown() -> Listed {
+    let client = ClientAddr::new(([127, 0, 0, 1], 1).into());
+    Arc::new(Connections::default()).enter(client, None, "test".into())
+}
+
 /// Runs the script of the two ends against the forwarder and gives back how it ended, and what it moved.
 async fn play<F: Future<Output = ()>>(
     idle: Duration,
@@ -22,9 +37,9 @@ async fn play<F: Future<Output = ()>>(
     let (client, mut down) = pair().await;
     let (mut up, server) = pair().await;
     let forwarded = async move {
-        let mut moved = Moved::default();
-        let result = forward(&mut down, &mut up, Bytes::from_static(first), idle, &mut moved).await;
-        (result, moved)
+        let shown = shown();
+        let result = forward(&mut down, &mut up, Bytes::from_static(first), idle, &shown.connection).await;
+        (result, Moved { received: shown.connection.received(), sent: shown.connection.sent() })
     };
     let both = async { tokio::join!(forwarded, script(client, server)).0 };
     tokio::time::timeout(Duration::from_secs(20), both).await.expect("forwarder and script end")
@@ -173,8 +188,8 @@ async fn bulk_arrives_whole_both_ways_past_a_slow_reader() {
 async fn an_idle_connection_costs_little_memory() {
     let (_client, mut down) = pair().await;
     let (mut up, _server) = pair().await;
-    let mut moved = Moved::default();
-    let forwarding = forward(&mut down, &mut up, Bytes::new(), LONG, &mut moved);
+    let shown = shown();
+    let forwarding = forward(&mut down, &mut up, Bytes::new(), LONG, &shown.connection);
     let size = size_of_val(&forwarding);
     assert!(size < 1536, "future of {size} bytes");
 }

@@ -1,7 +1,8 @@
 //! The accept loop.
 
-use super::{Accepted, Origin};
+use super::{Accepted, Origin, Source, Wants};
 use crate::addr::ClientAddr;
+use crate::connections::{Connection, Connections, Listed};
 use crate::telemetry::{Metrics, Trouble};
 use socket2::SockRef;
 use std::fs::File;
@@ -21,6 +22,7 @@ const ENFILE: i32 = 23;
 pub struct Limits {
     open: AtomicUsize,
     most: usize,
+    listed: Arc<Connections>,
 }
 
 /// Counts a connection as open, for the agent and for the worker that serves it.
@@ -28,19 +30,25 @@ pub struct Limits {
 pub struct OpenGuard {
     limits: Arc<Limits>,
     worker: Option<Arc<AtomicUsize>>,
+    listed: Option<Listed>,
 }
 
 impl Limits {
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { open: AtomicUsize::new(0), most })
+        Arc::new(Self { open: AtomicUsize::new(0), most, listed: Arc::default() })
     }
 
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
+    /// The connections that are open.
+    pub fn listed(&self) -> &Connections {
+        &self.listed
+    }
+
     fn admit(self: &Arc<Self>) -> Option<OpenGuard> {
-        let guard = OpenGuard { limits: Arc::clone(self), worker: None };
+        let guard = OpenGuard { limits: Arc::clone(self), worker: None, listed: None };
         (self.open.fetch_add(1, Relaxed) < self.most).then_some(guard)
     }
 }
@@ -52,6 +60,20 @@ impl OpenGuard {
         worker.fetch_add(1, Relaxed);
         self.worker = Some(Arc::clone(worker));
         self
+    }
+
+    fn list(&mut self, client: ClientAddr, wants: &Wants, source: &Source) {
+        let destination = match wants {
+            Wants::Original(dst) => dst.to_string(),
+            Wants::Port(key) => key.to_string(),
+        };
+        let source = source.workload.as_ref().map(|workload| workload.key.to_string());
+        self.listed = Some(self.limits.listed.enter(client, source, destination));
+    }
+
+    /// What is shown of the connection; `None` before its destination was known.
+    pub fn connection(&self) -> Option<&Arc<Connection>> {
+        self.listed.as_ref().map(|listed| &listed.connection)
     }
 }
 
@@ -109,7 +131,7 @@ fn admit(
     limits: &Arc<Limits>,
     dispatch: &impl Fn(Accepted),
 ) -> Result<(), Trouble> {
-    let Some(guard) = limits.admit() else {
+    let Some(mut guard) = limits.admit() else {
         reset(&stream);
         return Err(Trouble::TooManyConnections);
     };
@@ -119,6 +141,7 @@ fn admit(
         reset(&stream);
         return Err(Trouble::NoFlow);
     };
+    guard.list(client, &wants, &source);
     let _ = stream.set_nodelay(true);
     let stream = stream.into_std().map_err(|_| Trouble::Accept)?;
     dispatch(Accepted { stream, client, wants, source, guard });

@@ -4,10 +4,11 @@ use super::Conn;
 use crate::addr::EndpointAddr;
 use crate::balance::{ActiveRequest, Ask, Ended};
 use crate::connect::{Opaque, Way, Wire};
+use crate::connections::Speaks;
 use crate::destination::Target;
 use crate::detect::{self, Sniff};
 use crate::error::{ConnectError, Failure};
-use crate::forward::{self, ForwardError, Moved};
+use crate::forward::{self, ForwardError};
 use crate::telemetry::{ConnectionKind, Trouble};
 use crate::time::Nanos;
 use bytes::{Bytes, BytesMut};
@@ -40,6 +41,7 @@ pub(super) async fn serve(
 ) {
     let metrics = conn.ctx.recorder.metrics();
     let _connection = metrics.connection(ConnectionKind::Opaque);
+    conn.shown.set_speaks(Speaks::Opaque);
     let connected = match connected {
         Some(connected) => Ok(connected),
         None => connect(conn, target).await,
@@ -55,16 +57,16 @@ pub(super) async fn serve(
     let addr = endpoint.active.state().addr;
     let series = conn.ctx.recorder.tcp_series(conn.source.workload.as_ref(), &target.service, Some(addr));
     series.opened.add(1);
-    let mut moved = Moved::default();
+    let moved = &*conn.shown;
     let settings = target.upstream.settings();
-    let forwarding = forward::forward(&mut client, &mut endpoint.opaque.stream, first, settings.idle, &mut moved);
+    let forwarding = forward::forward(&mut client, &mut endpoint.opaque.stream, first, settings.idle, moved);
     let result = match settings.max_connection_age {
         None => forwarding.await,
         // An end like any other: both sides see the close.
         Some(age) => tokio::time::timeout(age, forwarding).await.unwrap_or(Ok(())),
     };
-    series.received.add(moved.received);
-    series.sent.add(moved.sent);
+    series.received.add(moved.received());
+    series.sent.add(moved.sent());
     series.closed.add(1);
     match result {
         Ok(()) => {}

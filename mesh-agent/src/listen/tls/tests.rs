@@ -1,4 +1,6 @@
 use super::*;
+use crate::addr::ClientAddr;
+use crate::connections::Connections;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::AsyncWriteExt;
@@ -80,7 +82,9 @@ async fn handshake(
         let mut first = BytesMut::new();
         let sni = hello(&mut far, &mut first).await?;
         assert_eq!(sni.as_deref(), Some(name));
-        let io = crate::detect::Replay::new(first.freeze(), far);
+        let client = ClientAddr::new(([127, 0, 0, 1], 1).into());
+        let listed = Arc::new(Connections::default()).enter(client, None, String::new());
+        let io = crate::detect::Replay::new(first.freeze(), far, Arc::clone(&listed.connection));
         let mut stream = configs.terminate(tls, true, io).await?;
         stream.write_all(b"x").await?;
         stream.flush().await
