@@ -12,8 +12,9 @@ use crate::admin::{self, Answer, Ask, Asker, Question, Refusal, view};
 use crate::balance::Registry;
 use crate::config::compile::{Compiler, Settings as CompileSettings, Update};
 use crate::config::publish::{Publisher, Step};
+use crate::config::resolve::{Answer as Answered, Names};
 use crate::config::source::{FileSource, Scan, Watch};
-use crate::config::{Code, Diagnostic, Severity};
+use crate::config::{Changes, Code, Diagnostic, Severity};
 use crate::kernel::{self, SelfTest};
 use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
@@ -38,6 +39,9 @@ pub(super) struct Control {
     /// What is wrong with the files themselves; what is wrong with objects is the compiler's.
     file_findings: Vec<Diagnostic>,
     scans: mpsc::UnboundedReceiver<Scan>,
+    /// Names of ServiceEntries; none where the system's resolver cannot be used.
+    names: Option<Names>,
+    answers: Option<mpsc::UnboundedReceiver<Answered>>,
     _watch: Watch,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
@@ -93,6 +97,13 @@ impl Control {
         let mut servers = vec![tokio::spawn(admin::serve(socket, asker.clone()))];
         servers.extend(metrics_port.map(|port| tokio::spawn(admin::serve_metrics(port, asker))));
         let first = scans.recv().await.context("first look at --config")?;
+        let (names, answers) = match Names::of_system() {
+            Ok((names, answers)) => (Some(names), Some(answers)),
+            Err(error) => {
+                tracing::warn!(%error, "ServiceEntries by DNS have no endpoints: the system's resolver cannot be used");
+                (None, None)
+            }
+        };
         let mut control = Self {
             compiler: Compiler::new(CompileSettings {
                 node: options.node.as_str().into(),
@@ -103,6 +114,8 @@ impl Control {
             started,
             file_findings: Vec::new(),
             scans,
+            names,
+            answers,
             _watch: watch,
             snapshot,
             metrics,
@@ -145,6 +158,7 @@ impl Control {
                     return;
                 }
                 Some(scan) = self.scans.recv() => self.apply(scan).await,
+                Some(answer) = next(&mut self.answers) => self.put_in_force(Changes { resolved: vec![answer], ..Changes::default() }).await,
                 Some(ask) = self.asks.recv() => self.answer(ask),
                 Some(outcome) = outcome(&mut self.self_test) => {
                     self.self_test = None;
@@ -172,7 +186,14 @@ impl Control {
             log(finding);
         }
         self.file_findings = scan.diagnostics;
-        let update = self.compiler.apply(scan.changes);
+        self.put_in_force(scan.changes).await;
+    }
+
+    async fn put_in_force(&mut self, changes: Changes) {
+        let update = self.compiler.apply(changes);
+        if let Some(names) = &mut self.names {
+            names.want(self.compiler.names());
+        }
         update.diagnostics.iter().for_each(log);
         if update.is_change() {
             self.publish(&update).await;
@@ -361,6 +382,14 @@ impl Control {
         self.sk_msg_asked = Some(on);
         tracing::info!(on, "socket redirection switched");
         Answer::json(&self.sk_msg(&status))
+    }
+}
+
+/// Waits for ever where nothing is resolved.
+async fn next(of: &mut Option<mpsc::UnboundedReceiver<Answered>>) -> Option<Answered> {
+    match of {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -10,6 +10,7 @@
 pub mod compile;
 pub mod diagnostic;
 pub mod publish;
+pub mod resolve;
 pub mod resource;
 pub mod source;
 

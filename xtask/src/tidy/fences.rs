@@ -12,6 +12,7 @@ const CRATES: &[(&str, &[&str])] = &[
         &["mesh-agent/src/identity/", "mesh-agent/src/listen/tls", "mesh-agent/src/connect/tls", "mesh-test/"],
     ),
     ("hyper::client", &["mesh-agent/src/http1/", "mesh-agent/tests/", "mesh-test/"]),
+    ("hickory_resolver::", &["mesh-agent/src/config/resolve"]),
     ("notify::", &["mesh-agent/src/config/source/"]),
 ];
 

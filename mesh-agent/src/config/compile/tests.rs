@@ -13,6 +13,7 @@ mod gateways;
 mod property;
 mod routes;
 mod scale;
+mod traffic_scale;
 
 fn settings() -> Settings {
     Settings { node: "n1".into(), cluster_domain: "cluster.local".into() }
