@@ -81,6 +81,10 @@ pub enum ConnectError {
     /// `Settings::max_connections_per_endpoint` reached.
     #[error("overflow")]
     Overflow,
+    /// The DestinationRule asks for TLS (`SIMPLE`, `MUTUAL`), which is not spoken to endpoints yet: nothing is sent in
+    /// the clear instead.
+    #[error("the DestinationRule asks for TLS to the endpoint, which this version does not speak")]
+    NoTls,
 }
 
 /// `http1`, `http2`: what happened after the request was handed to a connection.
@@ -167,7 +171,7 @@ impl Failure {
                 ConnectError::Refused => Situation::ConnectRefused,
                 ConnectError::Timeout(_) => Situation::ConnectTimeout,
                 ConnectError::Io(_) | ConnectError::Handshake => Situation::ConnectFailed,
-                ConnectError::Socket(_) => Situation::NoSocket,
+                ConnectError::Socket(_) | ConnectError::NoTls => Situation::NoSocket,
                 ConnectError::Overflow => Situation::Overflow,
             },
             Self::Upstream(error) => match error {

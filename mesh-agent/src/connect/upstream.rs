@@ -5,7 +5,7 @@ use crate::addr::EndpointAddr;
 use crate::error::ConnectError;
 use crate::settings::Settings;
 use crate::snapshot::ClusterKey;
-use crate::snapshot::policy::TrafficPolicy;
+use crate::snapshot::policy::{ClientTlsMode, TrafficPolicy};
 use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -117,6 +117,10 @@ impl Upstream {
         limit: Duration,
         permit: Option<Permit>,
     ) -> Result<Socket, ConnectError> {
+        let mode = self.policy.tls.as_ref().map(|tls| tls.mode);
+        if matches!(mode, Some(ClientTlsMode::Simple | ClientTlsMode::Mutual)) {
+            return Err(ConnectError::NoTls);
+        }
         let preamble = self.policy.proxy_protocol.zip(target.ends);
         // The kernel's shortcut is for what is HTTP/2 from the first byte on.
         let carries = if preamble.is_some() { Carries::Any } else { target.carries };

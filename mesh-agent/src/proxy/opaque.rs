@@ -166,7 +166,7 @@ async fn connect(conn: &Conn, target: &Target) -> Result<Connected, Failure> {
             Err(error) => {
                 match error {
                     ConnectError::Socket(_) => {}
-                    ConnectError::Overflow => return Err(error.into()),
+                    ConnectError::Overflow | ConnectError::NoTls => return Err(error.into()),
                     _ => active.finished(Ended::ConnectFailure, Nanos::now()),
                 }
                 tried.push(chosen.addr());

@@ -129,6 +129,10 @@ impl Out<'_> {
         self.say(Diagnostic::error(Code::SchemaValidationError, message), field, fix);
     }
 
+    fn not_supported(&mut self, field: &str, message: &str, fix: &str) {
+        self.say(Diagnostic::warning(Code::NotSupported, message), field, fix);
+    }
+
     fn say(&mut self, diagnostic: Diagnostic, field: &str, fix: &str) {
         let diagnostic = diagnostic.field(field).fix(fix);
         if !self.found.contains(&diagnostic) {
@@ -462,6 +466,17 @@ fn client_tls(tls: &wire::ClientTls, at: &str, out: &mut Out<'_>) -> Option<Clie
             return None;
         }
     };
+    match mode {
+        ClientTlsMode::Simple | ClientTlsMode::Mutual => {
+            let message = "TLS to endpoints is not spoken yet: requests to them are refused, not sent in the clear";
+            out.not_supported(&format!("{at}.mode"), message, "remove the tls block where plain text will do");
+        }
+        ClientTlsMode::IstioMutual => {
+            let message = "mTLS between pods is not spoken yet: requests are sent as without this block";
+            out.not_supported(&format!("{at}.mode"), message, "none needed where plain text will do");
+        }
+        ClientTlsMode::Disable => {}
+    }
     let some = |text: &Arc<str>| (!text.is_empty()).then(|| Arc::clone(text));
     let files = tls.credential_name.is_empty();
     if mode == ClientTlsMode::Mutual && files && (tls.client_certificate.is_empty() || tls.private_key.is_empty()) {
