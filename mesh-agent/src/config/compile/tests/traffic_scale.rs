@@ -52,7 +52,7 @@ const TEMPLATES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
-        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: NAME, namespace: broken}\nspec:\n  host: NAME.example.com\n  trafficPolicy:\n    loadBalancer: {simple: ROUND_ROBIN}\n    connectionPool: {tcp: {maxConnections: 1}, http: {h2UpgradePolicy: UPGRADE}}\n    outlierDetection: {maxEjectionPercent: 10, interval: 1s}\n    tls: {mode: SIMPLE}\n    portLevelSettings: [{port: {number: 80}}]\n  subsets: [{name: v1, labels: {a: b}}]\n",
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: NAME, namespace: broken}\nspec:\n  host: NAME.example.com\n  trafficPolicy:\n    loadBalancer: {simple: ROUND_ROBIN}\n    connectionPool: {tcp: {maxConnections: 1}, http: {h2UpgradePolicy: UPGRADE}}\n    outlierDetection: {maxEjectionPercent: 10, interval: 1s}\n    tls: {mode: DISABLE}\n    portLevelSettings: [{port: {number: 80}}]\n  subsets: [{name: v1, labels: {a: b}}]\n",
         &[
             ("simple: ROUND_ROBIN", "simple: FASTEST"),
             ("simple: ROUND_ROBIN", "consistentHash: {}"),
@@ -62,8 +62,8 @@ const TEMPLATES: &[(&str, &[(&str, &str)])] = &[
             ("h2UpgradePolicy: UPGRADE", "h2UpgradePolicy: LATER"),
             ("maxEjectionPercent: 10", "maxEjectionPercent: 110"),
             ("interval: 1s", "interval: 1 s"),
-            ("mode: SIMPLE", "mode: SOME"),
-            ("mode: SIMPLE", "mode: MUTUAL"),
+            ("mode: DISABLE", "mode: SOME"),
+            ("mode: DISABLE", "mode: MUTUAL"),
             ("number: 80", "number: 0"),
             ("{name: v1, labels: {a: b}}", "{name: v1}, {name: v1}"),
             ("{name: v1, labels: {a: b}}", "{labels: {a: b}}"),
