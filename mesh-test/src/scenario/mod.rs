@@ -1,6 +1,6 @@
 //! `cargo xtask scenario`: what people do with a mesh in their first week, as steps that check themselves.
 //!
-//! A [`Scenario`] is an app in a lab; its [`Step`]s apply YAML as people have it, send load and compare what came with
+//! A `Scenario` is an app in a lab; its `Step`s apply YAML as people have it, send load and compare what came with
 //! what the YAML promises. Steps leave nothing behind for the next one.
 
 mod a;

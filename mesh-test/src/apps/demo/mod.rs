@@ -1,5 +1,5 @@
 //! Stand-ins for two well-known demos, Istio's Bookinfo and Weaveworks' Sock Shop: the same services, paths, calls among
-//! each other and versions, as one table ([`table`]). Answers name the service, version and pod that made them.
+//! each other and versions, as one table (`table`). Answers name the service, version and pod that made them.
 
 mod bookinfo;
 mod call;
