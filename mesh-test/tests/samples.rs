@@ -43,10 +43,14 @@ fn every_sample_file_loads_without_a_false_word() {
     for file in all {
         let scan = FileSource::new(vec![file.clone()]).scan();
         // Not Kubernetes objects at all (values of charts, an API description) are said to be just that.
-        let bad = |d: &&mesh_agent::config::Diagnostic| d.severity != Severity::Info && d.code != Code::NotAnObject;
+        // What we do not act on is said, and true.
+        let bad = |d: &&mesh_agent::config::Diagnostic| {
+            d.severity != Severity::Info && !matches!(d.code, Code::NotAnObject | Code::NotSupported)
+        };
         wrong.extend(scan.diagnostics.iter().filter(bad).map(ToString::to_string));
         let (_, diagnostics) = compile(settings(), scan.changes.upserts);
-        wrong.extend(diagnostics.iter().filter(|d| d.severity == Severity::Error).map(ToString::to_string));
+        let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error && !is_true(d));
+        wrong.extend(errors.map(ToString::to_string));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -74,7 +78,23 @@ fn the_apps_of_the_first_week_compile_to_their_services() {
 const TRUE: &[(&str, &str)] = &[
     // Kubernetes has no such endpoints in files: the Services of Bookinfo's variants whose pods another file starts.
     ("UM0101", "no endpoints"),
+    // Said of what this version does not act on: TLS to endpoints, prefixes of addresses, EnvoyFilter.
+    ("UM0110", ""),
+    // A Gateway API listener for plain TCP is left out.
+    ("UM0406", "UnsupportedProtocol: TCP"),
+    // cert-manager makes this Service while it solves a challenge.
+    ("IST0101", "cert-manager-resolver"),
+    // The sample with weights builds on the objects of the one before, which define the same VirtualService.
+    ("IST0101", "tcp-echo"),
+    // The sample brings a DestinationRule of its own for a host of destination-rule-all.yaml, and a rule behind a
+    // catch-all.
+    ("UM0009", "fault-injection-details-v1.yaml"),
+    ("IST0130", "spec.http[0] takes every request"),
 ];
+
+fn is_true(d: &mesh_agent::config::Diagnostic) -> bool {
+    TRUE.iter().any(|(code, text)| d.code.id() == *code && d.message.contains(text))
+}
 
 /// What belongs together is judged together: an app's Services, pods and one file of rules after the other.
 #[test]
@@ -113,8 +133,7 @@ fn analysis_names_nothing_false() {
         let compiled: Vec<_> = compiler.diagnostics().cloned().collect();
         let found = [scan.diagnostics, compiled, compiler.analysis()].concat();
         let bad = found.iter().filter(|d| d.severity != Severity::Info);
-        let bad = bad.filter(|d| !TRUE.iter().any(|(code, text)| d.code.id() == *code && d.message.contains(text)));
-        wrong.extend(bad.map(|d| format!("{name}: {d}")));
+        wrong.extend(bad.filter(|d| !is_true(d)).map(|d| format!("{name}: {d}")));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
