@@ -8,6 +8,7 @@
 //! socket. Nothing here is on a request's path.
 
 mod control;
+mod gates;
 pub mod logging;
 mod metrics;
 mod options;

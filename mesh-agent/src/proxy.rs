@@ -7,6 +7,8 @@ mod attempt;
 mod attempts;
 mod deadline;
 mod exchange;
+mod gateway;
+mod life;
 mod mirror;
 mod opaque;
 
@@ -15,7 +17,6 @@ use crate::connect::{Ends, Way};
 use crate::connections::{Connection, Speaks, UnderWay};
 use crate::destination::Target;
 use crate::detect::{self, Replay, Sniff};
-use crate::drain::Watch;
 use crate::error::{Failure, UpstreamError};
 use crate::http2::{Responder, Server};
 use crate::listen::{Accepted, Source, Wants};
@@ -25,13 +26,20 @@ use crate::worker::Ctx;
 use crate::{body::Body, forward, http1};
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
+use life::{drained, idle};
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+
+/// What HTTP is spoken over.
+trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
 /// A client's connection.
 pub(crate) struct Conn {
@@ -41,6 +49,8 @@ pub(crate) struct Conn {
     ends: Ends,
     /// What is shown of it.
     shown: Arc<Connection>,
+    /// TLS was terminated here.
+    tls: bool,
 }
 
 /// Serves a connection to its end.
@@ -49,7 +59,13 @@ pub async fn serve(accepted: Accepted, ctx: Rc<Ctx>) {
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let Some(local) = wants.original().map(EndpointAddr::addr).or_else(|| stream.local_addr().ok()) else { return };
     let Some(shown) = guard.connection().cloned() else { return };
-    let conn = Rc::new(Conn { ctx, source, wants, ends: Ends { client: client.addr(), local }, shown });
+    let conn = Conn { ctx, source, wants, ends: Ends { client: client.addr(), local }, shown, tls: false };
+    if let Wants::Gateway { port, .. } = conn.wants {
+        // Boxed: a handshake is larger than everything else.
+        Box::pin(gateway::serve(conn, port, stream)).await;
+        return drop(guard);
+    }
+    let conn = Rc::new(conn);
     let destinations = &conn.ctx.destinations;
     let target = match destinations.connection(&conn.source, &conn.wants) {
         Ok(target) => target,
@@ -95,7 +111,8 @@ impl Conn {
             Ok(Ok(sniff)) => {
                 let http2 = target.is_some_and(|target| matches!(target.protocol, Protocol::Http2 | Protocol::Grpc));
                 let sniff = if http2 && detect::invalid_preface(&first) { Sniff::Http2 } else { sniff };
-                self.serve_http(sniff, stream, first.freeze()).await;
+                let shown = Arc::clone(&self.shown);
+                self.serve_http(sniff, Replay::new(first.freeze(), stream, shown)).await;
             }
             Ok(Err(_)) | Err(_) => {
                 self.ctx.recorder.metrics().trouble(Trouble::Detect);
@@ -104,8 +121,7 @@ impl Conn {
         }
     }
 
-    async fn serve_http(self: Rc<Self>, sniff: Sniff, stream: TcpStream, first: Bytes) {
-        let io = Replay::new(first, stream, Arc::clone(&self.shown));
+    async fn serve_http<T: Io>(self: Rc<Self>, sniff: Sniff, io: T) {
         let ctx = Rc::clone(&self.ctx);
         let result = if sniff == Sniff::Http2 {
             let _active = ctx.recorder.metrics().connection(ConnectionKind::Http2);
@@ -131,7 +147,7 @@ impl Conn {
         }
     }
 
-    async fn serve_http2(self: Rc<Self>, io: Replay<TcpStream>) -> Result<(), UpstreamError> {
+    async fn serve_http2<T: Io>(self: Rc<Self>, io: T) -> Result<(), UpstreamError> {
         // Boxed: needed for a moment, and as large as the connection itself.
         let mut server = Box::pin(Server::handshake(io, &self.ctx.settings)).await?;
         let mut drained = pin!(drained(self.ctx.drain.clone()));
@@ -177,20 +193,5 @@ async fn serve_stream(conn: Rc<Conn>, request: Request<Body>, responder: Respond
     if let (Some(response), Ok(responder)) = (answer, Rc::try_unwrap(responder)) {
         // How it ended is in the record already.
         let _ = responder.into_inner().respond(response, &ledger).await;
-    }
-}
-
-async fn drained(mut drain: Watch) {
-    drain.started().await;
-}
-
-/// Returns when for one whole period no request was open or came.
-async fn idle(period: std::time::Duration, connection: &Connection) {
-    loop {
-        let before = connection.requests();
-        tokio::time::sleep(period).await;
-        if connection.streams() == 0 && connection.requests() == before {
-            return;
-        }
     }
 }

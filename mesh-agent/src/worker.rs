@@ -9,6 +9,7 @@ use crate::connections::Connection;
 use crate::destination::Destinations;
 use crate::drain::{Drain, Watch};
 use crate::http2::Ledger;
+use crate::listen::tls::TlsConfigs;
 use crate::listen::{self, Accepted, Limits, Origin, Pod};
 use crate::policy::Buckets;
 use crate::proxy;
@@ -44,6 +45,7 @@ pub struct Ctx {
     pub pools: Rc<Pools>,
     pub recorder: Recorder,
     pub settings: Arc<Settings>,
+    pub tls: Arc<TlsConfigs>,
     pub ledger: Arc<Ledger>,
     pub buckets: Arc<Buckets>,
     pub rng: RefCell<fastrand::Rng>,
@@ -96,6 +98,7 @@ impl Workers {
         let ledger = Arc::new(Ledger::new(shared.settings.stalled_bytes));
         let upstreams = Arc::new(Upstreams::new(Arc::clone(&shared.settings)));
         let buckets = Arc::new(Buckets::default());
+        let tls = Arc::new(TlsConfigs::default());
         let drain = Drain::default();
         let (workers, inboxes): (Vec<_>, Vec<_>) = (0..count)
             .map(|_| {
@@ -115,6 +118,7 @@ impl Workers {
                 ledger: Arc::clone(&ledger),
                 upstreams: Arc::clone(&upstreams),
                 buckets: Arc::clone(&buckets),
+                tls: Arc::clone(&tls),
                 drain: drain.watch(),
                 shared: shared.clone(),
             };
@@ -133,6 +137,11 @@ impl Workers {
     /// Serves listeners inside a pod's network namespace (`kernel::PodListeners`, `v4` and `v6` together).
     pub fn serve_captured(&self, listeners: Vec<TcpListener>, pod: Arc<Pod>) -> Listening {
         self.listen(listeners, &Origin::Captured(pod))
+    }
+
+    /// Serves a gateway pod's port.
+    pub fn serve_gateway(&self, listener: TcpListener, pod: Arc<Pod>, port: u16) -> Listening {
+        self.listen(vec![listener], &Origin::Gateway(pod, port))
     }
 
     /// Sends GOAWAY and `connection: close`, waits until all connections ended, at most for `timeout`. True where all
@@ -201,6 +210,7 @@ struct Run {
     ledger: Arc<Ledger>,
     upstreams: Arc<Upstreams>,
     buckets: Arc<Buckets>,
+    tls: Arc<TlsConfigs>,
     drain: Watch,
     shared: Shared,
 }
@@ -229,6 +239,7 @@ impl Run {
                 settings: Arc::clone(&self.shared.settings),
                 ledger: Arc::clone(&self.ledger),
                 buckets: Arc::clone(&self.buckets),
+                tls: Arc::clone(&self.tls),
                 rng: RefCell::new(fastrand::Rng::new()),
                 drain: self.drain.clone(),
             });

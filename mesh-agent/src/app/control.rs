@@ -3,6 +3,7 @@
 //! Invariant (make before break): the kernel forgets what is gone and releases pods that leave; then the snapshot is
 //! published; then the kernel learns of services; then pods that join are captured, each after its listeners are open.
 
+use super::gates::Gates;
 use super::metrics::{self, Gauges};
 use super::parts::{self, Captured};
 use super::pods::{Pods, log_problems};
@@ -49,6 +50,7 @@ pub(super) struct Control {
     pub(super) workers: Arc<Workers>,
     pub(super) captured: Option<Captured>,
     pub(super) pods: Pods,
+    pub(super) gates: Gates,
     /// For `--listen`; closed when dropped.
     pub(super) listening: Vec<Listening>,
     /// Why redirection is as it is, if it was switched while running.
@@ -123,6 +125,7 @@ impl Control {
             workers,
             captured,
             pods: Pods::default(),
+            gates: Gates::default(),
             listening: Vec::new(),
             sk_msg_asked: None,
             self_test: None,
@@ -205,7 +208,7 @@ impl Control {
 
     async fn publish(&mut self, update: &Update) {
         let now = Instant::now();
-        let (captured, pods) = (&mut self.captured, &mut self.pods);
+        let (captured, pods, gates) = (&mut self.captured, &mut self.pods, &mut self.gates);
         Publisher::new(Arc::clone(&self.snapshot), |step: Step<'_>| {
             let Some(captured) = captured.as_mut() else { return };
             let (Step::Remove { new: snapshot, update, .. } | Step::Add { new: snapshot, update, .. }) = step;
@@ -214,6 +217,7 @@ impl Control {
             let report = match step {
                 Step::Remove { .. } => {
                     pods.release(snapshot, captured, now);
+                    gates.release(snapshot);
                     captured.kernel.retract(&update)
                 }
                 Step::Add { .. } => captured.kernel.apply(&update),
@@ -223,6 +227,7 @@ impl Control {
         .publish(update);
         if let Some(captured) = &mut self.captured {
             self.pods.enrol(&update.snapshot, captured).await;
+            self.gates.open(&update.snapshot, captured).await;
         }
         tracing::info!(
             generation = update.snapshot.generation,
@@ -244,6 +249,7 @@ impl Control {
         if let Some(captured) = &mut self.captured {
             let snapshot = self.snapshot.load_full();
             self.pods.tick(&snapshot, captured, Instant::now()).await;
+            self.gates.open(&snapshot, captured).await;
         }
         self.count_pods();
     }

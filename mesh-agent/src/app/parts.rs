@@ -55,6 +55,18 @@ impl Captured {
         Ok((netns.clone(), self.workers.serve_captured(listeners, Arc::new(self.pod(Arc::clone(workload), netns)))))
     }
 
+    /// Opens a gateway's port in its pod's network namespace and serves it until the handle is dropped.
+    pub(super) async fn open_gate(
+        &self,
+        workload: &Arc<Workload>,
+        netns: &std::path::Path,
+        port: u16,
+    ) -> Result<Listening, kernel::KeeperError> {
+        let netns = self.keeper.open_netns(netns).await?;
+        let listener = self.keeper.open_port(&netns, port, super::BACKLOG).await?;
+        Ok(self.workers.serve_gateway(listener, Arc::new(self.pod(Arc::clone(workload), netns)), port))
+    }
+
     /// What `listen` and `connect` need to know of a pod, without knowing the kernel half.
     fn pod(&self, workload: Arc<Workload>, netns: Netns) -> Pod {
         let (flows, keeper, cookie) = (self.flows.clone(), self.keeper.clone(), netns.cookie());

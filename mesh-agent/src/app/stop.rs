@@ -32,6 +32,7 @@ impl Control {
             self.answer_until(sleep(LINGER)).await;
         }
         self.pods.close();
+        self.gates.close();
         self.listening.clear();
         let (workers, limit) = (Arc::clone(&self.workers), self.options.drain_timeout);
         let drained = async {

@@ -12,6 +12,7 @@ use crate::balance::{Cluster, Registry, Spec};
 use crate::connect::{Upstream, Upstreams};
 use crate::error::Failure;
 use crate::listen::{Source, Wants};
+use crate::snapshot::gateway::Listener;
 use crate::snapshot::policy::TrafficPolicy;
 use crate::snapshot::route::{
     Action, Backend, BackendTo, Conditions, Destination, Family, Forward, HeaderOps, MESH, Matcher, Route, RuleRef,
@@ -148,9 +149,15 @@ impl Destinations {
         {
             return Ok(Rc::clone(&dated.value));
         }
-        let client = Asker::new(source, wants);
-        let resolved = resolve::request(snapshot, &client.client, wants, authority);
-        let value = self.made_routes(snapshot, &client, wants, authority, resolved, former.map(|f| &f.value))?;
+        let former = former.map(|former| &former.value);
+        let value = match wants {
+            Wants::Gateway { port, sni } => gateway_routes(snapshot, source, *port, sni.as_deref(), authority, former)?,
+            Wants::Original(_) | Wants::Port(_) => {
+                let client = Asker::new(source, wants);
+                let resolved = resolve::request(snapshot, &client.client, wants, authority);
+                self.made_routes(snapshot, &client, wants, authority, resolved, former)?
+            }
+        };
         let dated = Dated { generation: snapshot.generation, value: Rc::clone(&value) };
         match at.and_then(|at| hosts.get_mut(at)) {
             Some((_, slot)) => *slot = dated,
@@ -190,6 +197,12 @@ impl Destinations {
         let value = self.service(snapshot, &client, service, port, to.subset.as_deref(), former)?;
         backends.insert(key, Dated { generation: snapshot.generation, value: Rc::clone(&value) });
         Ok(value)
+    }
+
+    /// What a gateway pod does on one of its ports; `None` where it has closed it.
+    pub fn gateway_listener(&self, source: &Source, port: u16) -> Option<Arc<Listener>> {
+        let pod = source.workload.as_ref()?;
+        self.snapshot.borrow_mut().load().gateway_listener(&pod.key, port).cloned()
     }
 
     /// Whether any Service speaks HTTP on a port of this number.
@@ -376,6 +389,31 @@ impl Destinations {
             (None, Some(_)) => Err(Failure::NoCluster),
         }
     }
+}
+
+/// The routes of a gateway's host.
+///
+/// # Errors
+/// `NoRoute` where no route is bound to the host, or the gateway closed the port.
+fn gateway_routes(
+    snapshot: &Snapshot,
+    source: &Source,
+    port: u16,
+    sni: Option<&str>,
+    authority: &str,
+    former: Option<&Rc<Routes>>,
+) -> Result<Rc<Routes>, Failure> {
+    let pod = source.workload.as_ref().ok_or(Failure::NoRoute)?;
+    let listener = snapshot.gateway_listener(&pod.key, port).ok_or(Failure::NoRoute)?;
+    let server = listener.server(sni).ok_or(Failure::NoRoute)?;
+    let host = server.virtual_host(authority).ok_or(Failure::NoRoute)?;
+    if let Some(former) = former
+        && Arc::ptr_eq(&former.host, host)
+    {
+        return Ok(Rc::clone(former));
+    }
+    let gateway = Arc::clone(&server.gateway);
+    Ok(Rc::new(Routes { host: Arc::clone(host), port, gateway, target: None, service: authority.into() }))
 }
 
 type Labels = BTreeMap<Arc<str>, Arc<str>>;

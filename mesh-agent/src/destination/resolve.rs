@@ -37,6 +37,8 @@ pub fn connection(snapshot: &Snapshot, client: &Client<'_>, wants: &Wants) -> To
             Some((service, port)) => To::Service(service, port),
             None => To::Gone(key.clone()),
         },
+        // Only its routes know.
+        Wants::Gateway { .. } => To::Nowhere,
         Wants::Original(dst) => match snapshot.destination(*dst) {
             snapshot::Destination::Service(service, port) if in_scope(snapshot, client, &service, port.port) => {
                 To::Service(service, port)

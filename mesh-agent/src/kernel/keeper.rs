@@ -89,6 +89,12 @@ impl Keeper {
         self.ask(|reply| Request::Netns { path, reply }).await
     }
 
+    /// Listens on every address of the pod: `[::]`, which takes IPv4 too, else `0.0.0.0`.
+    pub async fn open_port(&self, netns: &Netns, port: u16, backlog: i32) -> Result<TcpListener, KeeperError> {
+        let netns = netns.clone();
+        self.ask(|reply| Request::Port { netns, port, backlog, reply }).await
+    }
+
     /// An unconnected, non-blocking TCP socket in the pod's namespace.
     pub async fn open_socket(&self, netns: &Netns, family: Family) -> Result<OwnedFd, KeeperError> {
         let netns = netns.clone();
@@ -132,6 +138,7 @@ type Reply<T> = oneshot::Sender<Result<T, KeeperError>>;
 enum Request {
     Listeners { path: PathBuf, shards: usize, backlog: i32, reply: Reply<PodListeners> },
     Netns { path: PathBuf, reply: Reply<Netns> },
+    Port { netns: Netns, port: u16, backlog: i32, reply: Reply<TcpListener> },
     Socket { netns: Netns, family: Family, reply: Reply<OwnedFd> },
 }
 
@@ -146,6 +153,10 @@ fn serve(inbox: &mpsc::Receiver<Request>) {
             }
             Request::Netns { path, reply } => {
                 let _ = reply.send(open(&path, &mut current));
+            }
+            Request::Port { netns, port, backlog, reply } => {
+                let opened = enter(&netns, &mut current).and_then(|()| every_address(&netns, port, backlog));
+                let _ = reply.send(opened);
             }
             Request::Socket { netns, family, reply } => {
                 let _ = reply.send(enter(&netns, &mut current).and_then(|()| {
@@ -195,12 +206,28 @@ fn listeners(netns: Netns, shards: usize, backlog: i32) -> Result<PodListeners, 
     Ok(PodListeners { netns, v4, v6, v6_missing })
 }
 
+/// The thread is inside `netns`.
+fn every_address(netns: &Netns, port: u16, backlog: i32) -> Result<TcpListener, KeeperError> {
+    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let only_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let path = || netns.path.to_path_buf();
+    bound(both, backlog, false).or_else(|_| bound(only_v4, backlog, false)).map_err(|source| KeeperError::Listen {
+        addr: only_v4,
+        path: path(),
+        source,
+    })
+}
+
 fn listener(addr: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    bound(addr, backlog, true)
+}
+
+fn bound(addr: SocketAddr, backlog: i32, only_v6: bool) -> io::Result<TcpListener> {
     let socket = tcp_socket(Family::from(&addr))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(only_v6)?;
     }
     socket.bind(&addr.into())?;
     socket.listen(backlog)?;

@@ -66,6 +66,7 @@ impl OpenGuard {
         let destination = match wants {
             Wants::Original(dst) => dst.to_string(),
             Wants::Port(key) => key.to_string(),
+            Wants::Gateway { port, .. } => format!("gateway port {port}"),
         };
         let source = source.workload.as_ref().map(|workload| workload.key.to_string());
         self.listed = Some(self.limits.listed.enter(client, source, destination));

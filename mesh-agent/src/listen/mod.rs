@@ -26,6 +26,8 @@ pub type FindFlow = Arc<dyn Fn(ClientAddr, SocketAddr) -> Option<OrigDst> + Send
 pub enum Origin {
     Captured(Arc<Pod>),
     Explicit(PortKey),
+    /// A gateway pod's own port.
+    Gateway(Arc<Pod>, u16),
 }
 
 /// An enrolled pod of this node.
@@ -53,6 +55,11 @@ pub struct Accepted {
 pub enum Wants {
     Original(OrigDst),
     Port(PortKey),
+    /// Whatever the gateway that the source is says about its port, and the ClientHello's name.
+    Gateway {
+        port: u16,
+        sni: Option<Arc<str>>,
+    },
 }
 
 /// Who made the connection.
@@ -72,7 +79,7 @@ impl Source {
         match (&self.workload, wants) {
             (Some(workload), _) => Client { namespace: &workload.key.namespace, labels: &workload.labels },
             (None, Wants::Port(key)) => Client { namespace: &key.service.namespace, labels: &NO_LABELS },
-            (None, Wants::Original(_)) => Client { namespace: "", labels: &NO_LABELS },
+            (None, Wants::Original(_) | Wants::Gateway { .. }) => Client { namespace: "", labels: &NO_LABELS },
         }
     }
 }
@@ -82,15 +89,26 @@ impl Wants {
     pub fn original(&self) -> Option<EndpointAddr> {
         match self {
             Self::Original(dst) => Some(EndpointAddr::new(dst.addr())),
-            Self::Port(_) => None,
+            Self::Port(_) | Self::Gateway { .. } => None,
         }
     }
 
-    /// Port of the Service.
+    /// Port of the Service, or of the gateway.
     pub fn port(&self) -> u16 {
         match self {
             Self::Original(dst) => dst.port(),
             Self::Port(key) => key.port,
+            Self::Gateway { port, .. } => *port,
+        }
+    }
+}
+
+impl Pod {
+    fn source(&self) -> Source {
+        Source {
+            workload: Some(Arc::clone(&self.workload)),
+            cookie: self.cookie,
+            dialer: Dialer::Pod(Arc::clone(&self.open_socket)),
         }
     }
 }
@@ -105,13 +123,9 @@ impl Origin {
             }
             Self::Captured(pod) => {
                 let original = (pod.find_flow)(client, local)?;
-                let source = Source {
-                    workload: Some(Arc::clone(&pod.workload)),
-                    cookie: pod.cookie,
-                    dialer: Dialer::Pod(Arc::clone(&pod.open_socket)),
-                };
-                Some((Wants::Original(original), source))
+                Some((Wants::Original(original), pod.source()))
             }
+            Self::Gateway(pod, port) => Some((Wants::Gateway { port: *port, sni: None }, pod.source())),
         }
     }
 }

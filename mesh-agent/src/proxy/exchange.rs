@@ -2,7 +2,7 @@
 
 use super::attempts::{Answered, Attempts};
 use super::deadline::{Begin, Deadline};
-use super::{Conn, mirror};
+use super::{Conn, gateway, mirror};
 use crate::addr::EndpointAddr;
 use crate::balance::{self, Affinity, RequestFacts};
 use crate::body::{Body, Observed, Replay};
@@ -26,7 +26,8 @@ pub(super) type Inform = Option<Box<dyn FnMut(Response<()>)>>;
 /// From a request to its response.
 pub(super) async fn exchange(conn: Rc<Conn>, request: Request<Body>, inform: Inform) -> Response<Body> {
     let started = Nanos::now();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    gateway::mark(&conn, &mut parts.headers);
     let authority = route::Head::of(&parts).authority;
     let routes = match conn.ctx.destinations.routes(&conn.source, &conn.wants, authority) {
         Ok(routes) => routes,

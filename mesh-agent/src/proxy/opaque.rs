@@ -6,7 +6,7 @@ use crate::balance::{ActiveRequest, Ask, Ended};
 use crate::connect::{Opaque, Way, Wire};
 use crate::connections::Speaks;
 use crate::destination::Target;
-use crate::detect::{self, Sniff};
+use crate::detect::{self, Replay, Sniff};
 use crate::error::{ConnectError, Failure};
 use crate::forward::{self, ForwardError};
 use crate::telemetry::{ConnectionKind, Trouble};
@@ -14,6 +14,7 @@ use crate::time::Nanos;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -21,6 +22,12 @@ use tokio::net::TcpStream;
 pub(super) struct Connected {
     opaque: Opaque,
     active: ActiveRequest,
+}
+
+impl Connected {
+    pub(super) fn stream(&mut self) -> &mut TcpStream {
+        &mut self.opaque.stream
+    }
 }
 
 /// How long a client on an undeclared port may take to show that it is an HTTP client, once no endpoint could be
@@ -99,7 +106,8 @@ pub(super) async fn serve_undeclared(conn: &Rc<Conn>, target: &Target, mut clien
         let addr = active.state().addr;
         conn.ctx.pools.adopt(conn.way(target, addr), wire, opaque).await;
     }
-    Rc::clone(conn).serve_http(sniff, client, first.freeze()).await;
+    let io = Replay::new(first.freeze(), client, Arc::clone(&conn.shown));
+    Rc::clone(conn).serve_http(sniff, io).await;
 }
 
 async fn race(
@@ -149,7 +157,7 @@ async fn decided(client: &mut TcpStream, first: &mut BytesMut) -> std::io::Resul
 }
 
 /// Connects to an endpoint, to others where that fails: no byte was sent yet.
-async fn connect(conn: &Conn, target: &Target) -> Result<Connected, Failure> {
+pub(super) async fn connect(conn: &Conn, target: &Target) -> Result<Connected, Failure> {
     let ctx = &conn.ctx;
     let mut tried: SmallVec<[EndpointAddr; 4]> = SmallVec::new();
     loop {

@@ -13,7 +13,7 @@ pub mod split;
 pub use matching::Mismatch;
 
 use crate::snapshot::Client;
-use crate::snapshot::route::{Route, VirtualHost};
+use crate::snapshot::route::{Conditions, Route, VirtualHost};
 use http::header::HOST;
 use http::{HeaderMap, request};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl<'a> Head<'a> {
         let host = || parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         Self {
             method: parts.method.as_str(),
-            scheme: uri.scheme_str().unwrap_or("http"),
+            scheme: uri.scheme_str().unwrap_or_else(|| forwarded_scheme(&parts.headers)),
             authority: uri.authority().map_or_else(host, |authority| authority.as_str()),
             target: uri.path_and_query().map_or("", |target| target.as_str()),
             headers: &parts.headers,
@@ -73,6 +73,17 @@ pub fn find<'v>(host: &'v VirtualHost, facts: &Facts<'_>, head: &Head<'_>) -> Op
 pub fn check<'a>(route: &'a Route, facts: &Facts<'a>, head: &Head<'a>) -> Result<(), Mismatch<'a>> {
     matching::conditions(&route.conditions, facts)?;
     matching::matcher(&route.matcher, head)
+}
+
+/// HTTP/1.1 names no scheme; a gateway that terminated TLS says so in `x-forwarded-proto`.
+fn forwarded_scheme(headers: &HeaderMap) -> &'static str {
+    let https = headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
+    if https { "https" } else { "http" }
+}
+
+/// Whether what is known before any byte was read lets a route of connections hold.
+pub fn holds(wanted: &Conditions, facts: &Facts<'_>) -> bool {
+    matching::conditions(wanted, facts).is_ok()
 }
 
 /// Cut at the first `?` or `#`, whichever comes first (SEMANTICS §2.3).

@@ -4,16 +4,21 @@ use crate::snapshot::route::{Backend, Destination, Forward};
 
 /// A backend by weight: its share is weight ÷ sum. `None` where the route has none left.
 pub fn backend<'f>(forward: &'f Forward, rng: &mut fastrand::Rng) -> Option<&'f Backend> {
-    if let [only] = &forward.backends[..] {
+    weighted(&forward.backends, rng)
+}
+
+/// One of several by weight.
+pub fn weighted<'f>(backends: &'f [Backend], rng: &mut fastrand::Rng) -> Option<&'f Backend> {
+    if let [only] = backends {
         return Some(only);
     }
-    let total: u64 = forward.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
     if total == 0 {
         return None;
     }
     // 0 ≤ draw < total: with weights 90 and 10, 0..=89 is the first, 90..=99 the second.
     let mut draw = rng.u64(..total);
-    forward.backends.iter().find(|backend| {
+    backends.iter().find(|backend| {
         let weight = u64::from(backend.weight);
         let chosen = draw < weight;
         draw = draw.saturating_sub(weight);

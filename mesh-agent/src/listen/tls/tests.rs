@@ -1,6 +1,7 @@
 use super::*;
 use crate::addr::ClientAddr;
 use crate::connections::Connections;
+use crate::detect::Replay;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::AsyncWriteExt;
@@ -84,7 +85,7 @@ async fn handshake(
         assert_eq!(sni.as_deref(), Some(name));
         let client = ClientAddr::new(([127, 0, 0, 1], 1).into());
         let listed = Arc::new(Connections::default()).enter(client, None, String::new());
-        let io = crate::detect::Replay::new(first.freeze(), far, Arc::clone(&listed.connection));
+        let io = Replay::new(first.freeze(), far, Arc::clone(&listed.connection));
         let mut stream = configs.terminate(tls, true, io).await?;
         stream.write_all(b"x").await?;
         stream.flush().await

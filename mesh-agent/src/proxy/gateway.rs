@@ -1,0 +1,197 @@
+//! Connections of gateway pods: which server, TLS or not, HTTP or bytes.
+
+use super::{Conn, opaque};
+use crate::detect::{Replay, Sniff};
+use crate::forward;
+use crate::listen::{Wants, tls};
+use crate::route::{self, split};
+use crate::snapshot::gateway::{App, Server, Servers, Tls};
+use crate::snapshot::route::{Backend, BackendTo};
+use crate::snapshot::{L4Routes, covers_host};
+use crate::telemetry::Trouble;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpStream;
+
+/// For the ClientHello and the handshake together.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Serves a connection to a gateway's port to its end.
+pub(super) async fn serve(mut conn: Conn, port: u16, mut stream: TcpStream) {
+    let Some(listener) = conn.ctx.destinations.gateway_listener(&conn.source, port) else {
+        // The port was closed while the connection was on its way.
+        return forward::reset(&stream);
+    };
+    let Servers::Tls(_) = &listener.servers else {
+        let Some(server) = listener.server(None) else { return forward::reset(&stream) };
+        return match &server.app {
+            App::Http(_) => Rc::new(conn).serve_declared_http(stream, None).await,
+            App::L4(routes) => serve_bytes(&Rc::new(conn), server, routes, None, stream, Bytes::new()).await,
+        };
+    };
+    let mut first = BytesMut::new();
+    let hello = tokio::time::timeout(HANDSHAKE, tls::hello(&mut stream, &mut first)).await;
+    let Ok(Ok(sni)) = hello else { return refuse(&conn, &stream, "no ClientHello") };
+    let Some(server) = listener.server(sni.as_deref()) else { return refuse(&conn, &stream, "no server for the SNI") };
+    conn.wants = Wants::Gateway { port, sni: sni.clone() };
+    match (&server.tls, &server.app) {
+        (Tls::Terminate(_), App::Http(_)) => terminate(conn, server, stream, first.freeze()).await,
+        (Tls::Terminate(_), App::L4(routes)) => {
+            serve_inside(&Rc::new(conn), server, routes, stream, first.freeze()).await;
+        }
+        (Tls::Passthrough | Tls::None, App::L4(routes)) => {
+            serve_bytes(&Rc::new(conn), server, routes, sni.as_deref(), stream, first.freeze()).await;
+        }
+        (Tls::Passthrough | Tls::None, App::Http(_)) => {
+            refuse(&conn, &stream, "HTTP inside TLS that is not terminated");
+        }
+    }
+}
+
+/// HTTPS.
+async fn terminate(mut conn: Conn, server: &Arc<Server>, stream: TcpStream, first: Bytes) {
+    let Some(stream) = handshake(&conn, server, true, stream, first).await else { return };
+    conn.tls = true;
+    let conn = Rc::new(conn);
+    // HTTP/2 over TLS is agreed on by ALPN, always (RFC 9113 §3.2).
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    conn.serve_http(if http2 { Sniff::Http2 } else { Sniff::Http1 }, stream).await;
+}
+
+type Stream = tls::TlsStream<Replay<TcpStream>>;
+
+async fn handshake(conn: &Conn, server: &Server, http: bool, stream: TcpStream, first: Bytes) -> Option<Stream> {
+    let Tls::Terminate(tls) = &server.tls else { return None };
+    let handshake = conn.ctx.tls.terminate(tls, http, Replay::new(first, stream, Arc::clone(&conn.shown)));
+    match tokio::time::timeout(HANDSHAKE, handshake).await {
+        Ok(Ok(stream)) => Some(stream),
+        failed => {
+            let why =
+                failed.map_or_else(|_| "too slow".to_owned(), |r| r.err().map(|e| e.to_string()).unwrap_or_default());
+            tracing::debug!(client = %conn.ends.client, gateway = %server.gateway, why, "TLS handshake failed");
+            conn.ctx.recorder.metrics().trouble(Trouble::Detect);
+            None
+        }
+    }
+}
+
+/// Bytes as they come: TCP, or TLS that the endpoint terminates.
+async fn serve_bytes(
+    conn: &Rc<Conn>,
+    server: &Server,
+    routes: &[Arc<L4Routes>],
+    sni: Option<&str>,
+    stream: TcpStream,
+    first: Bytes,
+) {
+    match destination(conn, server, routes, sni) {
+        Some(target) => opaque::serve(conn, &target, stream, first, None).await,
+        None => refuse(conn, &stream, "no route for the connection"),
+    }
+}
+
+/// The bytes inside terminated TLS.
+async fn serve_inside(conn: &Rc<Conn>, server: &Server, routes: &[Arc<L4Routes>], stream: TcpStream, first: Bytes) {
+    let Some(target) = destination(conn, server, routes, None) else {
+        return refuse(conn, &stream, "no route for the connection");
+    };
+    let Some(mut client) = handshake(conn, server, false, stream, first).await else { return };
+    match opaque::connect(conn, &target).await {
+        Ok(mut connected) => {
+            if let Err(error) = copy_bidirectional(&mut client, connected.stream()).await {
+                tracing::debug!(%error, to = %target.name, "connection inside TLS ended");
+            }
+        }
+        Err(failure) => {
+            tracing::debug!(%failure, to = %target.name, "no endpoint for a connection inside TLS");
+            conn.ctx.recorder.metrics().trouble(Trouble::Upstream);
+        }
+    }
+}
+
+fn destination(
+    conn: &Conn,
+    server: &Server,
+    routes: &[Arc<L4Routes>],
+    sni: Option<&str>,
+) -> Option<Rc<crate::destination::Target>> {
+    let port = conn.wants.port();
+    let client = conn.source.client(&conn.wants);
+    let facts = route::Facts { port, client, gateway: &server.gateway };
+    let backends = match sni {
+        Some(sni) => by_name(routes, &facts, sni),
+        None => first_tcp(routes, &facts, conn.ends.local.ip()),
+    }?;
+    let chosen = split::weighted(backends, &mut conn.ctx.rng.borrow_mut())?;
+    let BackendTo::Service(to) = &chosen.to else { return None };
+    conn.ctx.destinations.backend(&conn.source, &conn.wants, to, port).ok()
+}
+
+/// Of the TLS routes that hold, the one with the longest name (SEMANTICS §4).
+fn by_name<'r>(routes: &'r [Arc<L4Routes>], facts: &route::Facts<'_>, sni: &str) -> Option<&'r [Backend]> {
+    let holding = routes.iter().flat_map(|routes| &routes.tls).filter(|tls| route::holds(&tls.conditions, facts));
+    let named = holding.filter_map(|tls| {
+        let names = tls.sni.iter().filter(|name| ***name == *sni || covers_host(name, sni));
+        Some((names.map(|name| (!name.starts_with('*'), name.len())).max()?, tls))
+    });
+    // The first of equals: `max_by_key` would take the last.
+    named.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, tls)| &tls.backends[..])
+}
+
+fn first_tcp<'r>(routes: &'r [Arc<L4Routes>], facts: &route::Facts<'_>, local: IpAddr) -> Option<&'r [Backend]> {
+    let mut all = routes.iter().flat_map(|routes| &routes.tcp);
+    let inside = |subnets: &[ipnet::IpNet]| subnets.is_empty() || subnets.iter().any(|net| net.contains(&local));
+    let found = all.find(|tcp| route::holds(&tcp.conditions, facts) && inside(&tcp.subnets));
+    found.map(|tcp| &tcp.backends[..])
+}
+
+fn refuse(conn: &Conn, stream: &TcpStream, why: &str) {
+    tracing::debug!(client = %conn.ends.client, port = conn.wants.port(), why, "connection to a gateway refused");
+    conn.ctx.recorder.metrics().trouble(Trouble::Detect);
+    forward::reset(stream);
+}
+
+/// What a gateway tells endpoints of its clients, who cannot be believed: their address after those they claim, the
+/// protocol they spoke, and an id where they gave none.
+pub(super) fn mark(conn: &Conn, headers: &mut HeaderMap) {
+    let Wants::Gateway { .. } = conn.wants else { return };
+    let own = conn.ends.client.ip().to_string();
+    let mut chain: Vec<&str> = headers.get_all(FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
+    chain.push(&own);
+    if let Ok(chain) = HeaderValue::try_from(chain.join(",")) {
+        headers.insert(FORWARDED_FOR, chain);
+    }
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if conn.tls { "https" } else { "http" }));
+    if !headers.contains_key(REQUEST_ID)
+        && let Ok(id) = HeaderValue::try_from(uuid(conn.ctx.rng.borrow_mut().u128(..)))
+    {
+        headers.insert(REQUEST_ID, id);
+    }
+}
+
+/// Version 4 (RFC 9562 §5.4): 122 random bits.
+fn uuid(random: u128) -> String {
+    let bits = (random & !(0xf000 << 64) & !(0xc000 << 48)) | (0x4000 << 64) | (0x8000 << 48);
+    let hex = format!("{bits:032x}");
+    let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default();
+    format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_are_uuids_of_version_4() {
+        assert_eq!(uuid(0), "00000000-0000-4000-8000-000000000000");
+        assert_eq!(uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    }
+}
