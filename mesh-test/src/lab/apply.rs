@@ -5,7 +5,7 @@ use super::builder::PodBuilder;
 use super::inner::{Inner, lock};
 use super::pod::{Pod, PodInner};
 use super::state::{Key, ObjectKey, PodState, ServiceState};
-use crate::manifest::{Manifest, PodSet};
+use crate::manifest::{Manifest, PodSet, behind};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,14 +27,22 @@ impl Lab {
         self.inner.apply(manifest)
     }
 
-    /// Takes away what the agents alone act on (routes, policies, gateways), as `kubectl delete -f` does; Services and pods
-    /// stay.
+    /// Takes away Services and what the agents alone act on (routes, policies, gateways), as `kubectl delete -f` does; of
+    /// pods only those that were made for a Gateway.
     pub fn withdraw(&self, manifest: &Manifest) -> Result<()> {
         {
             let mut state = lock(&self.inner.state);
             for object in &manifest.other {
                 state.other.remove(&ObjectKey::of(object));
             }
+            for service in &manifest.services {
+                state.services.remove(&(service.namespace.clone(), service.name.clone()));
+            }
+        }
+        for (set, _) in manifest.other.iter().filter_map(behind) {
+            let key = (set.namespace, set.name);
+            self.inner.scale(&key, 0)?;
+            lock(&self.inner.state).pod_sets.remove(&key);
         }
         self.inner.publish()
     }

@@ -3,9 +3,11 @@
 //! Invariant: pure except for [`Manifest::load`]. A document that cannot be used is named in `notes`, never dropped
 //! in silence; kinds the lab itself does not act on are kept in `other` and handed to the agent as they are.
 
+mod gateway;
 mod podset;
 mod service;
 
+pub use gateway::behind;
 pub use podset::{Container, ContainerPort, PodSet};
 pub use service::{Service, ServicePort, TargetPort};
 
@@ -81,7 +83,14 @@ impl Manifest {
                 self.pod_sets.push(PodSet::read(&object));
                 // The agent reads owners, not templates: the lab writes each pod itself.
             }
-            _ => self.other.push(object),
+            _ => {
+                // As its controller would: whoever brings a Gateway brings no pods for it.
+                if let Some((pods, service)) = behind(&object) {
+                    self.pod_sets.push(pods);
+                    self.services.push(service);
+                }
+                self.other.push(object);
+            }
         }
     }
 }

@@ -6,6 +6,9 @@ use crate::apps::port::{Port, Protocol};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+/// Istio's word for an image that its injection fills in: gateway pods, where the mesh listens and nothing runs.
+pub(super) const NOTHING: &str = "auto";
+
 /// A Deployment, StatefulSet, ReplicaSet, DaemonSet or a bare Pod (a set of one).
 #[derive(Clone, Debug, Default)]
 pub struct PodSet {
@@ -86,7 +89,7 @@ impl PodSet {
         if let Some(demo) = self.demo(services) {
             return demo;
         }
-        let mut ports: Vec<_> = self.echo_ports(services).iter().map(ToString::to_string).collect();
+        let mut ports: Vec<_> = self.app_ports(services).map(|port| port.to_string()).collect();
         if ports.is_empty() {
             // `curl`, `sleep`: clients that people enter by hand. The app wants a port; the kernel finds one.
             ports.push("idle:detect:0".to_owned());
@@ -114,7 +117,13 @@ impl PodSet {
 
     /// Ports that must accept a connection before a pod is ready.
     pub fn probes(&self, services: &[Service]) -> Vec<u16> {
-        self.echo_ports(services).iter().map(|port| port.number).collect()
+        self.app_ports(services).map(|port| port.number).collect()
+    }
+
+    /// None where the mesh itself is what listens.
+    fn app_ports(&self, services: &[Service]) -> impl Iterator<Item = Port> {
+        let runs = self.containers.iter().any(|container| container.image != NOTHING);
+        if runs { self.echo_ports(services) } else { Vec::new() }.into_iter()
     }
 
     /// The number behind a target port.

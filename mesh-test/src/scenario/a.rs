@@ -27,6 +27,14 @@ pub(super) const PING_PONG: Scenario = Scenario {
             act: spread,
         },
         Step {
+            id: "A4",
+            title: "From outside, by host and path",
+            lesson: "A Gateway says where to listen and for which hosts, a VirtualService bound to it which paths go where. \
+                     Nothing runs in the gateway's pod: its node's agent listens in it.",
+            waits_for: None,
+            act: ingress,
+        },
+        Step {
             id: "A5a",
             title: "Faults in gRPC's own words",
             lesson: "abort.grpcStatus ends the call as ws002 would have ended it: UNAVAILABLE, which ws001 turns into 503.",
@@ -75,6 +83,23 @@ fn spread(stage: &Stage, checks: &mut Checks) -> Result<()> {
     let pods = count(&replies, |reply| if reply.status == 200 { reply.pod().to_owned() } else { said(reply) });
     let even = pods.len() == 2 && pods.values().all(|count| (49..=51).contains(count));
     checks.holds(even, "100 calls, 2 replicas", "each 49–51", format!("{pods:?}"));
+    Ok(())
+}
+
+fn ingress(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let gateway = stage.ingress()?;
+    stage.ours("pingpong-gateway.yaml")?;
+    for (who, from) in [("outside the mesh", stage.outsider()?), ("in the mesh", stage.client(NS)?)] {
+        for (host, path, expected) in [
+            ("ws001.example.com", "/api/pingpong", "200 by ws002"),
+            ("WS001.example.com:80", "/api/pingpong", "200 by ws002"),
+            ("other.example.com", "/api/pingpong", "404 by the gateway"),
+            ("ws001.example.com", "/", "404 by the gateway"),
+        ] {
+            let came = stage.answer(&from, gateway, host, path)?;
+            checks.equal(&format!("{host}{path}, asked {who}"), &expected.to_owned(), &came);
+        }
+    }
     Ok(())
 }
 

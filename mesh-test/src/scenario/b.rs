@@ -29,6 +29,14 @@ pub(super) const BOOKINFO: Scenario = Scenario {
             act: in_the_mesh,
         },
         Step {
+            id: "B2",
+            title: "Mistakes on purpose",
+            lesson: "`mesh-agent analyze` names object and field, says what is wrong and what to do, in Istio's codes where \
+                     Istio has one. What is wrong with one object leaves the others alone.",
+            waits_for: None,
+            act: mistakes,
+        },
+        Step {
             id: "B3a",
             title: "Without a route: every version in turn",
             lesson: "A Service selects all versions of reviews, so the stars come and go with every reload of the page.",
@@ -72,6 +80,14 @@ pub(super) const BOOKINFO: Scenario = Scenario {
             act: faults_for_one,
         },
         Step {
+            id: "B4",
+            title: "From outside",
+            lesson: "Istio's Gateway with a VirtualService, then the same by the Gateway API: the five paths of the page, and \
+                     404 for anything else.",
+            waits_for: None,
+            act: ingress,
+        },
+        Step {
             id: "B5",
             title: "Mirrors",
             lesson: "Copies of live requests go to v2; callers never see its answers, not even when it is broken.",
@@ -101,6 +117,65 @@ fn in_the_mesh(stage: &Stage, checks: &mut Checks) -> Result<()> {
     checks.equal("GET /productpage", &200, &page.status);
     let whole = page.body.contains("William Shakespeare") && page.body.contains("Reviews served by: reviews-v");
     checks.holds(whole, "the page shows details and reviews", "both", if whole { "both" } else { &page.body });
+    Ok(())
+}
+
+fn mistakes(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    stage.ours("broken.yaml")?;
+    let rows = stage.findings()?;
+    let named: Vec<String> = rows
+        .iter()
+        .map(|row| ["code", "object", "field"].map(|key| row[key].as_str().unwrap_or_default()).join(" "))
+        .collect();
+    let expected = [
+        "IST0101 Gateway.networking.istio.io default/nobody spec.selector",
+        "IST0101 VirtualService default/no-such-subset spec.http[0].route[0].destination.subset",
+        "IST0109 VirtualService default/ratings-two spec.hosts[0]",
+        "IST0118 Service default/unnamed spec.ports[0].name",
+    ];
+    for one in expected {
+        let found = named.iter().any(|row| row == one);
+        checks.holds(found, "`analyze` names", one, if found { one.to_owned() } else { named.join("; ") });
+    }
+    let others: Vec<&String> = named.iter().filter(|row| !expected.contains(&row.as_str())).collect();
+    checks.holds(others.is_empty(), "and nothing else", "nothing", format!("{others:?}"));
+    let told = |row: &&serde_json::Value| {
+        !row["message"].as_str().unwrap_or_default().is_empty() && !row["fix"].as_str().unwrap_or_default().is_empty()
+    };
+    checks.equal("findings that say what is wrong and what to do", &rows.len(), &rows.iter().filter(told).count());
+    let page = stage.get(&stage.client(NS)?, PAGE, &[])?;
+    checks.equal("GET /productpage meanwhile", &200, &page.status);
+    Ok(())
+}
+
+fn ingress(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let istio = stage.ingress()?;
+    stage.sample("bookinfo/networking/bookinfo-gateway.yaml")?;
+    paths(stage, checks, "Istio's Gateway", istio)?;
+    stage.reset()?;
+    stage.sample("bookinfo/gateway-api/bookinfo-gateway.yaml")?;
+    stage.enrol(NS)?;
+    paths(stage, checks, "the Gateway API's", "http://bookinfo-gateway-istio.default")
+}
+
+fn paths(stage: &Stage, checks: &mut Checks, whose: &str, gateway: &str) -> Result<()> {
+    let outsider = stage.outsider()?;
+    for (path, expected) in [
+        ("/productpage", "200 by productpage"),
+        ("/productpage?u=normal", "200 by productpage"),
+        ("/static/bookinfo.css", "200 by productpage"),
+        ("/login", "302 by productpage"),
+        ("/logout", "302 by productpage"),
+        ("/api/v1/products", "200 by productpage"),
+        ("/api/v1/products/0", "200 by productpage"),
+        ("/", "404 by the gateway"),
+        ("/productpage/x", "404 by the gateway"),
+        ("/health", "404 by the gateway"),
+        ("/api/v1", "404 by the gateway"),
+    ] {
+        let came = stage.answer(&outsider, gateway, "bookinfo.example.com", path)?;
+        checks.equal(&format!("{whose}: {path}"), &expected.to_owned(), &came);
+    }
     Ok(())
 }
 

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const SAMPLES: &str = "../../shared/samples";
 /// Namespace of the Services that tell a configuration's arrival.
 const BEACONS: &str = "beacons";
+/// No label puts this namespace into the mesh.
+const OUTSIDE: &str = "outside";
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(10);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(90);
 
@@ -49,7 +51,11 @@ impl Stage {
 
     pub(super) fn apply(&self, manifest: Manifest) -> Result<()> {
         ensure!(manifest.notes.is_empty(), "{}", manifest.notes.join("; "));
-        self.applied.borrow_mut().push(Manifest { other: manifest.other.clone(), ..Manifest::default() });
+        let known: Vec<_> =
+            self.lab.services().into_iter().map(|known| known.service.raw["metadata"].clone()).collect();
+        let new = manifest.services.iter().filter(|service| !known.contains(&service.raw["metadata"])).cloned();
+        let (other, services) = (manifest.other.clone(), new.collect());
+        self.applied.borrow_mut().push(Manifest { other, services, ..Manifest::default() });
         self.lab.apply(manifest)?;
         self.in_force()
     }
@@ -87,6 +93,29 @@ impl Stage {
             }
         }
         Ok(())
+    }
+
+    /// Istio's ingress gateway, and the URL of its Service.
+    pub(super) fn ingress(&self) -> Result<&'static str> {
+        self.file(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/ingress-gateway.yaml"))?;
+        self.enrol("istio-ingress")?;
+        Ok("http://istio-ingressgateway.istio-ingress")
+    }
+
+    /// A client outside the mesh.
+    pub(super) fn outsider(&self) -> Result<Pod> {
+        let mut pods = self.lab.all_pods().into_iter();
+        match pods.find(|pod| pod.namespace() == OUTSIDE) {
+            Some(pod) => Ok(pod),
+            None => self.lab.pod("browser").namespace(OUTSIDE).start(),
+        }
+    }
+
+    /// What one request to a gateway comes to: the status, and whose it is.
+    pub(super) fn answer(&self, from: &Pod, gateway: &str, host: &str, path: &str) -> Result<String> {
+        let reply = self.get(from, &format!("{gateway}{path}"), &["--header", &format!("host={host}")])?;
+        let by = reply.pod().split('-').next().filter(|name| !name.is_empty()).unwrap_or("the gateway");
+        Ok(format!("{} by {by}", said(&reply)))
     }
 
     /// Puts a namespace into the mesh and waits until all its pods are.
@@ -158,12 +187,19 @@ impl Stage {
     }
 
     /// Errors and warnings of the first agent's configuration (all agents read the same), beacons apart.
+    pub(super) fn findings(&self) -> Result<Vec<serde_json::Value>> {
+        let rows = self.lab.agent(0).ask(&["analyze", "--fail-on", "never"])?;
+        let rows = rows.as_array().context("findings are no list")?.iter().filter(|row| row["severity"] != "info");
+        let beacon =
+            |row: &serde_json::Value| row["object"].as_str().is_some_and(|o| o.contains(&format!(" {BEACONS}/")));
+        Ok(rows.filter(|row| !beacon(row)).cloned().collect())
+    }
+
+    /// The same, a line each.
     pub(super) fn diagnostics(&self) -> Result<Vec<String>> {
-        let rows = self.lab.agent(0).ask(&["diagnostics"])?;
         let word = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        let rows = rows.as_array().context("diagnostics are no list")?.iter().filter(|row| row["severity"] != "info");
-        let rows = rows.filter(|row| !word(row, "object").contains(&format!(" {BEACONS}/")));
-        Ok(rows.map(|row| ["code", "object", "field", "message"].map(|key| word(row, key)).join(" ")).collect())
+        let line = |row| ["code", "object", "field", "message"].map(|key| word(row, key)).join(" ");
+        Ok(self.findings()?.iter().map(line).collect())
     }
 
     /// What all agents counted so far.
