@@ -14,7 +14,7 @@ use crate::listen::{self, Accepted, Limits, Origin, Pod};
 use crate::policy::Buckets;
 use crate::proxy;
 use crate::settings::Settings;
-use crate::snapshot::{PortKey, Snapshot};
+use crate::snapshot::{PortKey, ServiceName, Snapshot};
 use crate::telemetry::{Metrics, Recorder};
 use crate::time::Nanos;
 use arc_swap::ArcSwap;
@@ -170,6 +170,16 @@ impl Workers {
     /// Open client connections one by one, the oldest first, `most` at most.
     pub fn oldest_connections(&self, most: usize) -> Vec<Arc<Connection>> {
         self.limits.listed().oldest(most)
+    }
+
+    /// To be called before a snapshot is put in force: which endpoints come with it. `services`: those that differ.
+    pub fn expect(&self, new: &Snapshot, services: &[ServiceName]) {
+        self.shared.registry.arrive(&self.shared.snapshot.load(), new, services, Nanos::now());
+    }
+
+    /// Forgets what is known of endpoints that nobody uses.
+    pub fn sweep(&self) {
+        self.shared.registry.sweep(Nanos::now());
     }
 
     /// Endpoints in use with their run-time state.

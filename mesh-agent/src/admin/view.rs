@@ -156,19 +156,30 @@ pub struct Port {
     pub balanced_by: String,
 }
 
-/// One row of `GET /endpoints`.
+/// One row of `GET /endpoints`. Addresses of both families of one pod are two rows with one state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// `namespace/service:port`
     pub service: String,
+    /// The DestinationRule's subset whose state this is; `None`: of the whole port. Subsets are listed once they are used.
+    pub subset: Option<String>,
     pub addr: SocketAddr,
     pub workload: Option<String>,
+    /// `region/zone/subzone`, as far as known.
+    pub locality: String,
     pub weight: u32,
     /// What the configuration says: `ready`, `draining`, `notready`.
     pub health: String,
     /// Set while the agent sends it nothing because connections to it fail.
     pub avoided: bool,
+    /// Left out by outlier detection.
+    pub ejected: bool,
+    /// For how much longer at least; it comes back at the next round of the detection.
+    pub ejected_ms: u64,
+    /// Ejections so far.
+    pub ejections: u32,
     pub active: u64,
+    /// Of the endpoint, whichever subset they were for.
     pub requests: u64,
     pub failures: u64,
     /// Moving average of response times; `None` before the first response.

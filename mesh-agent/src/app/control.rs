@@ -168,7 +168,10 @@ impl Control {
                     self.tested(outcome);
                 }
                 () = sleep_until(due.into()), if self.captured.is_some() => self.tick().await,
-                _ = sweep.tick() => metrics::sweep(&self.metrics, &self.snapshot.load()),
+                _ = sweep.tick() => {
+                    metrics::sweep(&self.metrics, &self.snapshot.load());
+                    self.workers.sweep();
+                }
             }
         }
     }
@@ -208,6 +211,7 @@ impl Control {
 
     async fn publish(&mut self, update: &Update) {
         let now = Instant::now();
+        self.workers.expect(&update.snapshot, &update.touched_services);
         let (captured, pods, gates) = (&mut self.captured, &mut self.pods, &mut self.gates);
         Publisher::new(Arc::clone(&self.snapshot), |step: Step<'_>| {
             let Some(captured) = captured.as_mut() else { return };

@@ -1,13 +1,17 @@
 //! Fills the admin views from the parts. Reads only; called on the control thread, one question at a time.
 
 use super::pods::Pods;
+use crate::addr::EndpointAddr;
 use crate::admin::view;
-use crate::balance::Policy;
+use crate::balance::{EndpointRow, Policy};
 use crate::config::{Diagnostic, Severity};
 use crate::connections::{Connection, Speaks};
 use crate::kernel::{self, Kernel};
-use crate::snapshot::{EndpointHealth, Enrolment, LbPolicy, Protocol, Service, ServicePort, Snapshot, Workload};
-use crate::telemetry::Metrics;
+use crate::snapshot::{
+    Endpoint, EndpointHealth, Enrolment, LbPolicy, Locality, PortKey, Protocol, Service, ServicePort, Snapshot,
+    Workload,
+};
+use crate::telemetry::{Metrics, Totals};
 use crate::time::Nanos;
 use crate::worker::Workers;
 use serde::Serialize;
@@ -25,32 +29,54 @@ pub(super) fn services(snapshot: &Snapshot, with_kernel: bool) -> Vec<view::Serv
 
 pub(super) fn endpoints(snapshot: &Snapshot, workers: &Workers, metrics: &Metrics) -> Vec<view::Endpoint> {
     let states = workers.endpoints();
-    let states: HashMap<_, _> = states.iter().map(|row| ((row.service.as_str(), row.endpoint), row)).collect();
+    let mut known: HashMap<(&PortKey, EndpointAddr), Vec<&EndpointRow>> = HashMap::new();
+    for row in &states {
+        for addr in std::iter::once(row.endpoint).chain(row.other) {
+            known.entry((&row.key.port, addr)).or_default().push(row);
+        }
+    }
     let totals = metrics.endpoint_totals();
     let mut rows = Vec::new();
     for (service, port) in snapshot.services().flat_map(|service| service.ports.iter().map(move |port| (service, port)))
     {
-        let name = port.key.to_string();
         for endpoint in &port.endpoints.endpoints {
-            // None: no worker has used the port yet.
-            let state = states.get(&(name.as_str(), endpoint.addr));
             let total = totals.get(&(service.host.to_string(), endpoint.addr.to_string())).copied().unwrap_or_default();
-            rows.push(view::Endpoint {
-                service: name.clone(),
-                addr: endpoint.addr.addr(),
-                workload: endpoint.workload.as_ref().map(|workload| workload.key.to_string()),
-                weight: endpoint.weight,
-                health: word(&endpoint.health),
-                avoided: state.is_some_and(|state| state.avoided_ms > 0),
-                active: state.map_or(0, |state| state.active.into()),
-                requests: total.requests,
-                failures: total.failures,
-                latency_ms: state.map(|state| state.ewma_ms).filter(|ms| *ms > 0.0),
-            });
+            let states = known.get(&(&port.key, endpoint.addr)).map_or(&[][..], Vec::as_slice);
+            // None: no worker has used the port yet.
+            let plain = states.iter().find(|row| row.key.subset.is_none()).copied();
+            rows.push(view_endpoint(port, endpoint, plain, total));
+            let subsets = states.iter().filter(|row| row.key.subset.is_some());
+            rows.extend(subsets.map(|row| view_endpoint(port, endpoint, Some(row), total)));
         }
     }
-    rows.sort_by(|a, b| (&a.service, a.addr).cmp(&(&b.service, b.addr)));
+    rows.sort_by(|a, b| (&a.service, &a.subset, a.addr).cmp(&(&b.service, &b.subset, b.addr)));
     rows
+}
+
+fn view_endpoint(
+    port: &ServicePort,
+    endpoint: &Endpoint,
+    state: Option<&EndpointRow>,
+    total: Totals,
+) -> view::Endpoint {
+    let Locality { region, zone, subzone } = &endpoint.locality;
+    view::Endpoint {
+        service: port.key.to_string(),
+        subset: state.and_then(|state| state.key.subset.as_deref()).map(str::to_owned),
+        addr: endpoint.addr.addr(),
+        workload: endpoint.workload.as_ref().map(|workload| workload.key.to_string()),
+        locality: format!("{region}/{zone}/{subzone}").trim_end_matches('/').to_owned(),
+        weight: endpoint.weight,
+        health: word(&endpoint.health),
+        avoided: state.is_some_and(|state| state.avoided_ms > 0),
+        ejected: state.is_some_and(|state| state.ejected),
+        ejected_ms: state.map_or(0, |state| state.ejected_ms),
+        ejections: state.map_or(0, |state| state.ejections),
+        active: state.map_or(0, |state| state.active.into()),
+        requests: total.requests,
+        failures: total.failures,
+        latency_ms: state.map(|state| state.ewma_ms).filter(|ms| *ms > 0.0),
+    }
 }
 
 /// `pods`: `None` without the kernel half.

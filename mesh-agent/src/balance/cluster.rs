@@ -102,8 +102,14 @@ pub struct Chosen {
 }
 
 impl Chosen {
+    /// Which endpoint it is.
     pub fn addr(&self) -> EndpointAddr {
         self.state.addr
+    }
+
+    /// Where to connect.
+    pub fn dialled(&self) -> EndpointAddr {
+        self.state.dialled()
     }
 
     /// Counts an attempt as in flight until the guard is dropped.
@@ -125,9 +131,11 @@ impl Cluster {
     /// Only `Registry::cluster` and tests call it.
     pub(super) fn new(spec: &Spec<'_>, registry: &Registry, now: Nanos) -> Self {
         let outlook = Outlook::of(spec);
-        let members = usable(spec);
+        let mut members = usable(spec);
+        let others = paired(&mut members);
         let level = |rank: &Rank<'_>| {
-            let states = rank.members.iter().map(|e| registry.endpoint(spec.key, e.addr, now)).collect();
+            let state = |e: &&Endpoint| registry.endpoint(spec.key, e.addr, others.get(&e.addr).copied());
+            let states = rank.members.iter().map(state).collect();
             let weights = rank.members.iter().map(|e| e.weight).collect();
             Arc::new(Level { priority: rank.priority, weight: rank.weight, hosts: Candidates::new(states, weights) })
         };
@@ -152,7 +160,7 @@ impl Cluster {
             levels,
             detector,
             tables,
-            cursor: registry.cursor(spec.key),
+            cursor: registry.cursor(spec.key, now),
             strangers: Mutex::default(),
         }
     }
@@ -284,7 +292,7 @@ impl Cluster {
         if strangers.len() >= strangers.capacity() {
             strangers.retain(|_, state| state.strong_count() > 0);
         }
-        let state = Arc::new(EndpointState::new(self.key.clone(), addr, now));
+        let state = Arc::new(EndpointState::new(self.key.clone(), addr, None, now));
         strangers.insert(addr, Arc::downgrade(&state));
         state
     }
@@ -327,6 +335,26 @@ fn usable<'a>(spec: &Spec<'a>) -> Vec<&'a Endpoint> {
     };
     let ready = of(EndpointHealth::Ready);
     if ready.is_empty() { of(EndpointHealth::Draining) } else { ready }
+}
+
+/// Takes out a pod's IPv6 endpoint where its IPv4 one is there too, and returns it by the latter: one pod is one endpoint
+/// (in Istio a host with an additional address), or ejections would count it twice.
+fn paired(members: &mut Vec<&Endpoint>) -> FxHashMap<EndpointAddr, EndpointAddr> {
+    let mut others = FxHashMap::default();
+    if members.iter().all(|e| e.addr.ip().is_ipv4()) {
+        return others;
+    }
+    let of = |e: &&Endpoint| Some((e.workload.as_ref()?.key.clone(), e.addr.port()));
+    let first = members.iter().filter(|e| e.addr.ip().is_ipv4()).filter_map(|e| Some((of(e)?, e.addr)));
+    let mut first: FxHashMap<_, _> = first.collect();
+    members.retain(|e| {
+        let pair = if e.addr.ip().is_ipv4() { None } else { of(e).and_then(|pod| first.remove(&pod)) };
+        if let Some(first) = pair {
+            others.insert(first, e.addr);
+        }
+        pair.is_none()
+    });
+    others
 }
 
 #[cfg(test)]

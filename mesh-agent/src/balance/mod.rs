@@ -7,6 +7,7 @@
 //! returns a member of the cluster.
 
 mod affinity;
+mod arrivals;
 mod cluster;
 mod levels;
 mod locality;

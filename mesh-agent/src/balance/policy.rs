@@ -124,7 +124,7 @@ impl Candidates {
         let Some(warmup) = dice.warmup.filter(|_| self.len() > 1) else { return Some(preferred) };
         // Rejection keeps shares in proportion to weight × factor whatever the policy, without a look at all endpoints.
         for _ in 1..DRAWS {
-            let factor = warmth(warmup, dice.now.since(self.states.get(preferred)?.first_seen));
+            let factor = warmth(warmup, dice.now.since(self.states.get(preferred)?.since));
             if factor >= 1.0 || rng.f64() < factor {
                 break;
             }

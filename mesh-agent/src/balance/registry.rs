@@ -1,9 +1,10 @@
 //! Where run-time state outlives clusters and snapshots.
 
+use super::arrivals::Arrivals;
 use super::outlier::Rounds;
 use super::{Cluster, EndpointState, Spec};
 use crate::addr::EndpointAddr;
-use crate::snapshot::ClusterKey;
+use crate::snapshot::{ClusterKey, ServiceName, Snapshot};
 use crate::time::Nanos;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
@@ -11,10 +12,12 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// All clusters and endpoint states that somebody holds. Locked when a cluster is asked for, never for a request.
+/// All clusters that somebody holds, and what is known of their endpoints. Locked when a cluster is asked for, never for a
+/// request.
 #[derive(Debug, Default)]
 pub struct Registry {
     clusters: Mutex<FxHashMap<ClusterKey, Shared>>,
+    arrivals: Mutex<Arrivals>,
 }
 
 #[derive(Debug, Default)]
@@ -22,16 +25,18 @@ struct Shared {
     /// One for each policy and point of view.
     clusters: Vec<Weak<Cluster>>,
     cursor: Weak<AtomicUsize>,
-    rounds: Weak<Rounds>,
-    endpoints: FxHashMap<EndpointAddr, Weak<EndpointState>>,
+    rounds: Option<Arc<Rounds>>,
+    /// Held here too: a configuration that changes while nobody asks must not undo an ejection.
+    endpoints: FxHashMap<EndpointAddr, Arc<EndpointState>>,
 }
 
 /// One endpoint as `mesh-agent endpoints` shows it.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointRow {
-    /// `namespace/name:port`, with `/subset` where there is one.
-    pub service: String,
+    pub key: ClusterKey,
     pub endpoint: EndpointAddr,
+    /// The same pod's address of the other family.
+    pub other: Option<EndpointAddr>,
     /// Requests (HTTP) or connections (opaque) in flight.
     pub active: u32,
     /// Smoothed response time, milliseconds.
@@ -74,24 +79,47 @@ impl Registry {
         cluster
     }
 
-    /// The state of an endpoint; made new where no cluster holds it.
-    pub fn endpoint(&self, key: &ClusterKey, addr: EndpointAddr, now: Nanos) -> Arc<EndpointState> {
+    /// The state of an endpoint; made new where none is known, or the pod's addresses are others now.
+    pub fn endpoint(&self, key: &ClusterKey, addr: EndpointAddr, other: Option<EndpointAddr>) -> Arc<EndpointState> {
+        let since = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).of(&key.port, addr);
         let mut clusters = self.lock();
         let shared = clusters.entry(key.clone()).or_default();
-        if let Some(state) = shared.endpoints.get(&addr).and_then(Weak::upgrade) {
-            return state;
+        if let Some(state) = shared.endpoints.get(&addr).filter(|state| state.other == other) {
+            return Arc::clone(state);
         }
-        let state = Arc::new(EndpointState::new(key.clone(), addr, now));
-        shared.endpoints.insert(addr, Arc::downgrade(&state));
+        let state = Arc::new(EndpointState::new(key.clone(), addr, other, since));
+        shared.endpoints.insert(addr, Arc::clone(&state));
         state
     }
 
-    /// Round robin's position on a shared. Called once for each picker made.
-    pub(super) fn cursor(&self, key: &ClusterKey) -> Arc<AtomicUsize> {
+    /// Notes which endpoints come with `new`, to be called before it is in force. `services`: those that differ.
+    pub fn arrive(&self, old: &Snapshot, new: &Snapshot, services: &[ServiceName], now: Nanos) {
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        for former in services.iter().filter_map(|name| old.service(name)).flat_map(|service| &service.ports) {
+            let next = new.service(&former.key.service).and_then(|s| s.ports.iter().find(|p| p.port == former.port));
+            match next {
+                Some(next) if Arc::ptr_eq(&next.endpoints, &former.endpoints) => {}
+                Some(next) => arrivals.note(&former.key, &former.endpoints, &next.endpoints, now),
+                None => arrivals.forget(&former.key),
+            }
+        }
+    }
+
+    /// Forgets what nobody holds, but for endpoints in trouble.
+    pub fn sweep(&self, now: Nanos) {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).sweep(now);
+        self.lock().retain(|_, shared| {
+            shared.sweep(now);
+            !shared.endpoints.is_empty() || shared.cursor.strong_count() > 0
+        });
+    }
+
+    /// Round robin's position. Called once for each cluster made.
+    pub(super) fn cursor(&self, key: &ClusterKey, now: Nanos) -> Arc<AtomicUsize> {
         let mut clusters = self.lock();
         let shared = clusters.entry(key.clone()).or_default();
-        // Forgets endpoints that nobody uses any more, so that rollouts do not grow the table.
-        shared.endpoints.retain(|_, state| state.strong_count() > 0);
+        // So that rollouts do not grow the table.
+        shared.sweep(now);
         shared.cursor.upgrade().unwrap_or_else(|| {
             let cursor = Arc::default();
             shared.cursor = Arc::downgrade(&cursor);
@@ -103,22 +131,14 @@ impl Registry {
     pub(super) fn rounds(&self, key: &ClusterKey, now: Nanos) -> Arc<Rounds> {
         let mut clusters = self.lock();
         let shared = clusters.entry(key.clone()).or_default();
-        shared.rounds.upgrade().unwrap_or_else(|| {
-            let rounds = Arc::new(Rounds::new(now));
-            shared.rounds = Arc::downgrade(&rounds);
-            rounds
-        })
+        Arc::clone(shared.rounds.get_or_insert_with(|| Arc::new(Rounds::new(now))))
     }
 
     /// Every endpoint in use, by service and address.
     pub fn rows(&self, now: Nanos) -> Vec<EndpointRow> {
-        let mut clusters = self.lock();
-        clusters.retain(|_, shared| {
-            shared.endpoints.retain(|_, state| state.strong_count() > 0);
-            !shared.endpoints.is_empty() || shared.cursor.strong_count() > 0
-        });
-        let mut states: Vec<_> =
-            clusters.values().flat_map(|shared| shared.endpoints.values().filter_map(Weak::upgrade)).collect();
+        self.sweep(now);
+        let clusters = self.lock();
+        let mut states: Vec<_> = clusters.values().flat_map(|shared| shared.endpoints.values().cloned()).collect();
         let watched: Vec<_> = clusters.values().flat_map(|s| s.clusters.iter().filter_map(Weak::upgrade)).collect();
         drop(clusters);
         watched.iter().for_each(|cluster| cluster.tick(now));
@@ -126,8 +146,9 @@ impl Registry {
         states
             .iter()
             .map(|state| EndpointRow {
-                service: state.key.to_string(),
+                key: state.key.clone(),
                 endpoint: state.addr,
+                other: state.other,
                 active: state.active(),
                 ewma_ms: state.ewma().as_secs_f64() * 1e3,
                 failures: state.failures(),
@@ -141,6 +162,12 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, FxHashMap<ClusterKey, Shared>> {
         self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn sweep(&mut self, now: Nanos) {
+        self.endpoints.retain(|_, state| Arc::strong_count(state) > 1 || state.is_in_trouble(now));
     }
 }
 

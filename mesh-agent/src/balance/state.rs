@@ -5,7 +5,7 @@ use crate::addr::EndpointAddr;
 use crate::snapshot::ClusterKey;
 use crate::time::Nanos;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Latency before the first answer: an unknown endpoint must be tried, so it starts as a fast one.
@@ -20,9 +20,14 @@ const AVOID_LONGEST: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct EndpointState {
     pub key: ClusterKey,
+    /// Its identity: the first of its addresses.
     pub addr: EndpointAddr,
+    /// A pod's address of the other family (IPv6 where `addr` is IPv4): one pod is one endpoint.
+    pub other: Option<EndpointAddr>,
     /// Where slow start begins.
-    pub first_seen: Nanos,
+    pub since: Nanos,
+    /// Whether `other` is dialled.
+    by_other: AtomicBool,
     active: AtomicU32,
     /// Moving average of the response time, nanoseconds, as `f64` bits.
     ewma: AtomicU64,
@@ -34,17 +39,27 @@ pub struct EndpointState {
 }
 
 impl EndpointState {
-    pub fn new(key: ClusterKey, addr: EndpointAddr, now: Nanos) -> Self {
+    pub fn new(key: ClusterKey, addr: EndpointAddr, other: Option<EndpointAddr>, since: Nanos) -> Self {
         Self {
             key,
             addr,
-            first_seen: now,
+            other,
+            since,
+            by_other: AtomicBool::new(false),
             active: AtomicU32::new(0),
             ewma: AtomicU64::new(as_f64(FIRST_GUESS).to_bits()),
             ewma_at: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             avoid_until: AtomicU64::new(0),
             monitor: Monitor::default(),
+        }
+    }
+
+    /// The address to dial: the one that did not fail last.
+    pub fn dialled(&self) -> EndpointAddr {
+        match self.other {
+            Some(other) if self.by_other.load(Relaxed) => other,
+            _ => self.addr,
         }
     }
 
@@ -70,6 +85,11 @@ impl EndpointState {
 
     pub fn is_avoided(&self, now: Nanos) -> bool {
         self.avoid_until() > now
+    }
+
+    /// Whether forgetting it would undo an ejection or an avoidance, as long as the cluster is not looked at.
+    pub(super) fn is_in_trouble(&self, now: Nanos) -> bool {
+        self.is_avoided(now) || self.monitor.until().is_some_and(|until| until > now)
     }
 
     /// Left out by outlier detection.
@@ -110,11 +130,14 @@ impl EndpointState {
         self.failures_reset();
     }
 
-    /// A connection could not be made: pass the endpoint over for 250 ms, 500 ms, … 30 s. Failures that were under way
-    /// when the first one was noticed count as one.
+    /// A connection could not be made: pass the endpoint over for 250 ms, 500 ms, … 30 s, and dial its other address the
+    /// next time. Failures that were under way when the first one was noticed count as one.
     pub fn connect_failed(&self, now: Nanos) {
         if self.is_avoided(now) {
             return;
+        }
+        if self.other.is_some() {
+            self.by_other.fetch_xor(true, Relaxed);
         }
         let failures = self.failures.fetch_add(1, Relaxed).min(16);
         let avoid = AVOID_FIRST.saturating_mul(1 << failures).min(AVOID_LONGEST);
@@ -201,7 +224,7 @@ mod tests {
 
     fn state() -> Arc<EndpointState> {
         let addr = EndpointAddr::new(([10, 0, 0, 1], 80).into());
-        Arc::new(EndpointState::new(PortKey::new(ServiceName::new("a", "b"), 80).into(), addr, Nanos(0)))
+        Arc::new(EndpointState::new(PortKey::new(ServiceName::new("a", "b"), 80).into(), addr, None, Nanos(0)))
     }
 
     #[test]
@@ -235,6 +258,22 @@ mod tests {
         state.connected();
         assert!(!state.is_avoided(now));
         assert_eq!(state.failures(), 0);
+    }
+
+    #[test]
+    fn the_address_that_failed_is_not_dialled_next() {
+        let (v4, v6) = ("10.0.0.1:80".parse().unwrap(), "[fd00::1]:80".parse().unwrap());
+        let (v4, v6) = (EndpointAddr::new(v4), EndpointAddr::new(v6));
+        let state = EndpointState::new(state().key.clone(), v4, Some(v6), Nanos(0));
+        assert_eq!(state.dialled(), v4);
+        let now = Nanos(1);
+        state.connect_failed(now);
+        state.connect_failed(now);
+        assert_eq!(state.dialled(), v6, "two failures at once are one");
+        state.connected();
+        assert_eq!(state.dialled(), v6, "what works stays");
+        state.connect_failed(now);
+        assert_eq!(state.dialled(), v4);
     }
 
     #[test]

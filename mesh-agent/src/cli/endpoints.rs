@@ -32,20 +32,29 @@ fn matches(key: &str, wanted: &str) -> bool {
 }
 
 fn draw(rows: &[Endpoint], paint: Paint) -> String {
-    let headers = ["SERVICE", "ENDPOINT", "WORKLOAD", "WEIGHT", "HEALTH", "ACTIVE", "REQUESTS", "FAILURES", "LATENCY"];
-    let mut table = Table::new(&headers);
+    let mut table = Table::new(&[
+        "SERVICE",
+        "ENDPOINT",
+        "WORKLOAD",
+        "LOCALITY",
+        "WEIGHT",
+        "HEALTH",
+        "EJECTIONS",
+        "ACTIVE",
+        "REQUESTS",
+        "FAILURES",
+        "LATENCY",
+    ]);
     for row in rows {
-        let health = match (row.health.as_str(), row.avoided) {
-            ("ready", true) => Cell::styled("avoided", Style::Bad),
-            ("ready", false) => Cell::styled("ready", Style::Good),
-            (other, _) => Cell::styled(other, Style::Warn),
-        };
+        let service = row.subset.as_ref().map_or_else(|| row.service.clone(), |s| format!("{}/{s}", row.service));
         table.row(vec![
-            row.service.as_str().into(),
+            service.into(),
             row.addr.to_string().into(),
             row.workload.as_deref().unwrap_or("-").into(),
+            if row.locality.is_empty() { "-" } else { &row.locality }.into(),
             Cell::number(&row.weight),
-            health,
+            health(row),
+            Cell::number(&row.ejections),
             Cell::number(&row.active),
             Cell::number(&row.requests),
             Cell::number(&row.failures),
@@ -53,6 +62,15 @@ fn draw(rows: &[Endpoint], paint: Paint) -> String {
         ]);
     }
     table.render(paint)
+}
+
+fn health(row: &Endpoint) -> Cell {
+    match row.health.as_str() {
+        "ready" if row.ejected => Cell::styled(format!("ejected {:.1} s", row.ejected_ms as f64 / 1000.0), Style::Bad),
+        "ready" if row.avoided => Cell::styled("avoided", Style::Bad),
+        "ready" => Cell::styled("ready", Style::Good),
+        other => Cell::styled(other, Style::Warn),
+    }
 }
 
 #[cfg(test)]
@@ -72,19 +90,28 @@ mod tests {
 
     #[test]
     fn an_endpoint_in_trouble_says_so() {
-        let row = Endpoint {
+        let avoided = Endpoint {
             service: "default/reviews:9080".into(),
+            subset: None,
             addr: "10.0.0.1:9080".parse().expect("address"),
             workload: None,
+            locality: "eu/a".into(),
             weight: 1,
             health: "ready".into(),
             avoided: true,
+            ejected: false,
+            ejected_ms: 0,
+            ejections: 0,
             active: 2,
             requests: 10,
             failures: 3,
             latency_ms: Some(1.234),
         };
-        let text = draw(&[row], Paint::off());
-        assert!(text.contains("avoided") && text.contains("1.23 ms"), "{text}");
+        let ejected =
+            Endpoint { subset: Some("v3".into()), ejected: true, ejected_ms: 2500, ejections: 7, ..avoided.clone() };
+        let text = draw(&[avoided, ejected], Paint::off());
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[1].contains("avoided") && lines[1].contains("1.23 ms") && lines[1].contains("eu/a"), "{text}");
+        assert!(lines[2].contains("reviews:9080/v3") && lines[2].contains("ejected 2.5 s"), "{text}");
     }
 }

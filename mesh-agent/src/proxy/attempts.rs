@@ -90,7 +90,7 @@ impl Attempts<'_> {
             // Time is saved for another endpoint only where one may be asked.
             let others = self.retry.is_some_and(|policy| policy.on.has(CONNECT) && retries < policy.attempts)
                 && self.target.cluster.has_other(endpoint, &tried, begun);
-            let way = Way { others, ..self.conn.way(self.target, endpoint) };
+            let way = Way { others, ..self.conn.way(self.target, chosen.dialled()) };
             let sent = attempt(self.conn, self.target, way, self.parts, body, &mut self.upgrade, self.inform);
             let result = within(self.timeouts.per_try, sent).await;
             if let Some(ended) = ended(&result) {

@@ -36,7 +36,8 @@ pub(super) fn send(conn: &Rc<Conn>, to: &Destination, port: u16, parts: &request
             let chosen = chosen?;
             let active = chosen.start(Nanos::now());
             let answer =
-                attempt(&conn, &target, conn.way(&target, chosen.addr()), &parts, body, &mut None, &mut None).await?;
+                attempt(&conn, &target, conn.way(&target, chosen.dialled()), &parts, body, &mut None, &mut None)
+                    .await?;
             let mut body = answer.into_body();
             while let Some(chunk) = poll_fn(|cx| body.poll_chunk(cx)).await {
                 if let Chunk::Data(data) = chunk? {

@@ -103,7 +103,7 @@ pub(super) async fn serve_undeclared(conn: &Rc<Conn>, target: &Target, mut clien
         }
     };
     if let Some(Connected { opaque, active }) = connected {
-        let addr = active.state().addr;
+        let addr = active.state().dialled();
         conn.ctx.pools.adopt(conn.way(target, addr), wire, opaque).await;
     }
     let io = Replay::new(first.freeze(), client, Arc::clone(&conn.shown));
@@ -166,7 +166,7 @@ pub(super) async fn connect(conn: &Conn, target: &Target) -> Result<Connected, F
         let active = chosen.start(ask.now);
         let others = tried.len() < ctx.settings.max_retries as usize;
         let others = others && target.cluster.has_other(chosen.addr(), &tried, ask.now);
-        match ctx.pools.opaque(Way { others, ..conn.way(target, chosen.addr()) }).await {
+        match ctx.pools.opaque(Way { others, ..conn.way(target, chosen.dialled()) }).await {
             Ok(opaque) => {
                 active.finished(Ended::Connected, Nanos::now());
                 return Ok(Connected { opaque, active });

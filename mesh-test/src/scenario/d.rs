@@ -175,8 +175,17 @@ fn ejection(stage: &Stage, checks: &mut Checks) -> Result<()> {
     let bad = bad.app(&["demo", "--service", "carts", "--fail", "500"]).start()?;
     stage.in_force()?;
     let replies = stage.fetch(&client, CARTS, &["--count", "450", "--pause-ms", "20"]);
+    let rows = stage.lab.agent(0).ask(&["endpoints", "carts"]);
     bad.delete()?;
     let runs = runs_of_failures(&replies?);
+    let rows = rows?;
+    let rows = rows.as_array().into_iter().flatten().filter(|row| row["workload"] == "sock-shop/carts-bad");
+    let ejections: Vec<_> = rows.map(|row| row["ejections"].as_u64().unwrap_or_default()).collect();
+    checks.equal(
+        "ejections that `mesh-agent endpoints` shows, by IPv4 and IPv6",
+        &vec![runs.len() as u64; 2],
+        &ejections,
+    );
     let shown: Vec<_> = runs.iter().map(|run| format!("{} at {:.1}–{:.1} s", run.count, run.from, run.to)).collect();
     let five = runs.len() >= 3 && runs.iter().take(3).all(|run| run.count == 5);
     checks.holds(five, "failures before each ejection", "5, three times", shown.join(", "));

@@ -37,7 +37,7 @@ pub(super) const ZONES: Scenario = Scenario {
             id: "D7c",
             title: "A new endpoint begins slowly",
             lesson: "With warmup a new endpoint gets a tenth of its share at first and all of it when the time is over.",
-            waits_for: Some("a new endpoint gets its whole share at once: warmup has no effect on it yet"),
+            waits_for: None,
             act: slow_start,
         },
         Step {

@@ -1,7 +1,9 @@
 use super::*;
 use crate::balance::Ended;
 use crate::snapshot::policy::{ConsistentHash, HashKey, HashTable, LocalityPolicy, OutlierDetection, Warmup};
-use crate::snapshot::{Enrolment, Locality, Owner, PortKey, ServiceName, WorkloadKey};
+use crate::snapshot::{
+    Enrolment, Locality, Owner, PortKey, Protocol, Service, ServiceName, ServicePort, Snapshot, WorkloadKey,
+};
 use fastrand::Rng;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -71,7 +73,7 @@ fn ready(count: u8) -> Vec<Endpoint> {
 fn last(addr: EndpointAddr) -> u8 {
     match addr.ip() {
         std::net::IpAddr::V4(ip) => ip.octets()[3],
-        std::net::IpAddr::V6(_) => panic!("an IPv4 endpoint"),
+        std::net::IpAddr::V6(ip) => ip.octets()[15],
     }
 }
 
@@ -393,6 +395,64 @@ fn passthrough_goes_where_the_client_wants() {
     assert!(last(cluster.pick(&ask(&[]), &mut rng).unwrap().addr()) <= 2);
 }
 
+/// One Service, with these endpoints.
+fn snapshot(endpoints: Vec<Endpoint>) -> Snapshot {
+    let port = ServicePort {
+        key: key(),
+        port: 80,
+        name: "http".into(),
+        protocol: Protocol::Http,
+        lb: LbPolicy::Default,
+        endpoints: Arc::new(EndpointSet { endpoints }),
+    };
+    let mut snapshot = Snapshot::default();
+    let service = Service { ports: vec![Arc::new(port)], ..Service::new(key().service, "reviews") };
+    snapshot.insert_service(Arc::new(service));
+    snapshot
+}
+
+/// A pod's two endpoints.
+fn pod(number: u8) -> [Endpoint; 2] {
+    let key = WorkloadKey { uid: number.to_string().into(), ..workload("", "v1").key };
+    let workload = Some(Arc::new(Workload { key, ..workload("", "v1") }));
+    let v6 = EndpointAddr::new((std::net::Ipv6Addr::from(u128::from(number)), 80).into());
+    let v4 = Endpoint { workload, ..endpoint(number, 1, EndpointHealth::Ready) };
+    [v4.clone(), Endpoint { addr: v6, ..v4 }]
+}
+
+#[test]
+fn a_pod_with_two_addresses_is_one_endpoint() {
+    let mut endpoints = [pod(1), pod(2)].concat();
+    // One that has IPv6 alone.
+    endpoints.push(pod(3)[1].clone());
+    let policy = TrafficPolicy { outlier: outlier(34, 0), ..with(Policy::RoundRobin) };
+    let cluster = cluster(endpoints, policy, &Registry::default());
+    assert_eq!(cluster.endpoints().count(), 3);
+    eject(&cluster, &[1], Nanos(1));
+    let mut rng = Rng::with_seed(1);
+    let mut dialled = || cluster.pick(&ask(&[]), &mut rng).unwrap().dialled();
+    let seen: std::collections::BTreeSet<_> = (0..20).map(|_| dialled()).collect();
+    assert_eq!(seen, [pod(2)[0].addr, pod(3)[1].addr].into(), "nothing goes to the ejected pod's other address");
+    let (_, second) = cluster.endpoints().nth(1).unwrap();
+    second.connect_failed(Nanos(1));
+    assert_eq!(second.dialled(), pod(2)[1].addr);
+}
+
+#[test]
+fn an_ejection_outlives_the_cluster() {
+    let registry = Registry::default();
+    let policy = || TrafficPolicy { outlier: outlier(100, 0), ..with(Policy::RoundRobin) };
+    let before = cluster(ready(2), policy(), &registry);
+    eject(&before, &[1], Nanos(1));
+    drop(before);
+    registry.sweep(Nanos(2));
+    let after = cluster(ready(2), policy(), &registry);
+    assert_eq!(shares(&after, 10), HashMap::from([(2, 10)]));
+    drop(after);
+    registry.sweep(Nanos(40_000_000_000));
+    assert!(registry.rows(Nanos(40_000_000_000)).is_empty(), "what is over is forgotten");
+}
+
 #[test]
 fn a_new_endpoint_warms_up() {
     let warmup = Some(Warmup { duration: Duration::from_secs(60), minimum_percent: 10.0, aggression: 1.0 });
@@ -401,8 +461,12 @@ fn a_new_endpoint_warms_up() {
         let policy = TrafficPolicy { warmup, ..with(policy) };
         let old = cluster(ready(3), policy.clone(), &registry);
         let later = |seconds: u64| Nanos(seconds * 1_000_000_000);
+        registry.arrive(&snapshot(ready(3)), &snapshot(ready(4)), &[key().service], later(600));
+        // Nobody asks for a while: nothing is held, and all are met anew.
+        let key = old.key().clone();
+        drop(old);
         let spec = Spec {
-            key: old.key(),
+            key: &key,
             endpoints: &Arc::new(EndpointSet { endpoints: ready(4) }),
             labels: None,
             policy: &Arc::new(policy),
@@ -410,7 +474,7 @@ fn a_new_endpoint_warms_up() {
             distribution: None,
             client: None,
         };
-        let grown = registry.cluster(&spec, later(600));
+        let grown = registry.cluster(&spec, later(601));
         let mut rng = Rng::with_seed(3);
         let mut share = |now| {
             let picks = (0..6200).map(|_| grown.pick(&Ask { now, ..Ask::default() }, &mut rng).unwrap());

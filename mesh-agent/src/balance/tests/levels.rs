@@ -84,7 +84,7 @@ fn tickets_find_their_level() {
     let key: crate::snapshot::ClusterKey = PortKey::new(ServiceName::new("a", "b"), 80).into();
     let level = |priority: u8| {
         let addr = EndpointAddr::new(([10, 0, 0, priority], 80).into());
-        let state = Arc::new(EndpointState::new(key.clone(), addr, Nanos(0)));
+        let state = Arc::new(EndpointState::new(key.clone(), addr, None, Nanos(0)));
         Arc::new(Level { priority: 0, weight: u32::from(priority), hosts: Candidates::new(vec![state], vec![1]) })
     };
     let view = View::whole(&[level(1), level(3)]);

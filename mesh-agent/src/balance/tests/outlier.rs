@@ -11,7 +11,7 @@ fn at(seconds: u64) -> Nanos {
 fn detector(hosts: u8, settings: OutlierDetection) -> Detector {
     let key = ClusterKey::from(PortKey::new(ServiceName::new("a", "b"), 80));
     let addr = |last| EndpointAddr::new(([10, 0, 0, last], 80).into());
-    let hosts = (0..hosts).map(|last| Arc::new(EndpointState::new(key.clone(), addr(last), at(0)))).collect();
+    let hosts = (0..hosts).map(|last| Arc::new(EndpointState::new(key.clone(), addr(last), None, at(0)))).collect();
     Detector::new(Arc::new(settings), Arc::new(Rounds::new(at(0))), hosts)
 }
 
