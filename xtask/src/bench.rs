@@ -16,9 +16,12 @@ pub(crate) struct Args {
 
 /// Builds and runs; a first word without a dash names another of mesh-bench's subcommands (`balance`, `route`, `connect-hook`).
 pub(crate) fn run(args: &Args) -> Result<()> {
-    sh::build_programs()?;
+    // A smoke run judges nothing by time; everything else measures what is released.
+    let profile =
+        if args.flags.iter().any(|flag| flag == "--smoke") { sh::Profile::Fast } else { sh::Profile::Release };
+    sh::build_programs(profile)?;
     // Without sudo mesh-bench says which of its cells need root.
-    let program = sh::programs().join("mesh-bench");
+    let program = sh::programs(profile).join("mesh-bench");
     let mut bench = sh::as_root(&program).unwrap_or_else(|| Command::new(&program));
     let named = args.flags.first().is_some_and(|word| !word.to_string_lossy().starts_with('-'));
     if !named {

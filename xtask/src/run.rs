@@ -20,8 +20,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Builds and hands over: on success this process *is* mesh-lab, so signals and the terminal are its own.
 pub(crate) fn become_lab(subcommand: &str, flags: &[OsString]) -> Result<()> {
-    sh::build_programs()?;
-    let lab = sh::programs().join("mesh-lab");
+    sh::build_programs(sh::Profile::Fast)?;
+    let lab = sh::programs(sh::Profile::Fast).join("mesh-lab");
     let mut command = sh::as_root(&lab)
         .context("network namespaces, cgroups and eBPF need root, and there is no sudo: run this as root")?;
     let error = command.arg(subcommand).args(flags).exec();

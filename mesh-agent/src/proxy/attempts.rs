@@ -18,6 +18,7 @@ use crate::{grpc, http1};
 use http::header::HeaderName;
 use http::{HeaderValue, Response, request};
 use smallvec::SmallVec;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -91,8 +92,10 @@ impl Attempts<'_> {
             let others = self.retry.is_some_and(|policy| policy.on.has(CONNECT) && retries < policy.attempts)
                 && self.target.cluster.has_other(endpoint, &tried, begun);
             let way = Way { others, ..self.conn.way(self.target, chosen.dialled()) };
-            let sent = attempt(self.conn, self.target, way, self.parts, body, &mut self.upgrade, self.inform);
-            let result = within(self.timeouts.per_try, sent).await;
+            let result = {
+                let sent = attempt(self.conn, self.target, way, self.parts, body, &mut self.upgrade, self.inform);
+                within(self.timeouts.per_try, pin!(sent)).await
+            };
             if let Some(ended) = ended(&result) {
                 active.finished(ended, Nanos::now());
             }
@@ -149,9 +152,10 @@ impl Attempts<'_> {
     }
 }
 
+/// `sent` stays where it is: a future that is handed over by value lies in both.
 async fn within(
     limit: Option<Duration>,
-    sent: impl Future<Output = Result<Response<Body>, Failure>>,
+    sent: Pin<&mut impl Future<Output = Result<Response<Body>, Failure>>>,
 ) -> Result<Response<Body>, Failure> {
     match limit {
         None => sent.await,

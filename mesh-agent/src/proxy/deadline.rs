@@ -44,13 +44,12 @@ impl Deadline {
         }
     }
 
-    /// Runs `work` until the time is up; then it is dropped, which cancels it at the endpoint.
+    /// Runs `work` until the time is up; its owner drops it then, which cancels it at the endpoint.
     pub(super) async fn limit<T>(
         &mut self,
         request: Option<&Replay>,
-        work: impl Future<Output = Result<T, Failure>>,
+        mut work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
     ) -> Result<T, Failure> {
-        let mut work = std::pin::pin!(work);
         poll_fn(|cx| {
             if let Poll::Ready(result) = work.as_mut().poll(cx) {
                 return Poll::Ready(result);

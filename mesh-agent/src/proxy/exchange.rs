@@ -18,6 +18,7 @@ use crate::time::Nanos;
 use crate::{grpc, http1, reply};
 use http::header::SET_COOKIE;
 use http::{Request, Response, request};
+use std::pin::pin;
 use std::rc::Rc;
 
 /// Takes 1xx heads on their way to the client; `None` where the client's protocol has no way for them.
@@ -173,7 +174,7 @@ async fn forward_to(
         numbered: routes.host.family != Family::Default,
         endpoint: None,
     };
-    let result = deadline.limit(replay.as_ref(), attempts.run()).await;
+    let result = deadline.limit(replay.as_ref(), pin!(attempts.run())).await;
     let endpoint = attempts.endpoint;
     if let Some(replay) = &replay {
         replay.settle();

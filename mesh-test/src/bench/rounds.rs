@@ -43,9 +43,9 @@ pub(super) struct Args {
     /// Where `cargo xtask peers` put Envoy
     #[arg(long, default_value = "target/peers")]
     peers: PathBuf,
-    /// The agent's binary
-    #[arg(long, default_value = "target/fast/mesh-agent")]
-    agent: PathBuf,
+    /// The agent's binary [default: the one beside this program]
+    #[arg(long)]
+    agent: Option<PathBuf>,
     /// Where a folder with results, table and plots is made
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -132,8 +132,11 @@ impl Plan {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
         let work = std::path::absolute(args.out.join(now.to_string()))?;
         fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
-        let programs =
-            Programs { peers: std::path::absolute(&args.peers)?, agent: std::path::absolute(&args.agent)?, work };
+        let agent = match &args.agent {
+            Some(agent) => std::path::absolute(agent)?,
+            None => std::env::current_exe()?.with_file_name("mesh-agent"),
+        };
+        let programs = Programs { peers: std::path::absolute(&args.peers)?, agent, work };
         let every =
             |chosen: &[Proxy]| if chosen.is_empty() { Proxy::value_variants().to_vec() } else { chosen.to_vec() };
         let mut proxies = every(&args.proxies);

@@ -1,6 +1,7 @@
 //! HTTP/1.1: one request per connection at a time.
 
 use super::Way;
+use crate::connect::Permit;
 use crate::connect::limits::{Limits, Open, Word};
 use crate::error::ConnectError;
 use crate::http1::{self, Idle, Sender};
@@ -44,7 +45,8 @@ impl Pool {
             Some(limited) => self.within(limited, way).await,
             None => match self.idle.take() {
                 Some(sender) => Ok(sender),
-                None => http1::connect(way.dial(None).await?, &self.idle).await,
+                // Boxed, as below: rare, and larger than all else that a request keeps.
+                None => Box::pin(self.open(way, None)).await,
             },
         }
     }
@@ -64,7 +66,7 @@ impl Pool {
         let ready = if limited.sleeping.get() == 0 { self.idle.take() } else { None };
         let sender = match ready {
             Some(sender) => sender,
-            None => self.queued(limited, way).await?,
+            None => Box::pin(self.queued(limited, way)).await?,
         };
         match limited.limits.request(None) {
             Ok(request) => Ok(sender.with(Some(request))),
@@ -73,6 +75,10 @@ impl Pool {
                 Err(overflow)
             }
         }
+    }
+
+    async fn open(&self, way: Way<'_>, permit: Option<Permit>) -> Result<Sender, ConnectError> {
+        http1::connect(way.dial(permit).await?, &self.idle).await
     }
 
     async fn queued(&self, limited: &Limited, way: Way<'_>) -> Result<Sender, ConnectError> {
@@ -97,7 +103,7 @@ impl Pool {
                     }
                 }
                 if let Some(permit) = limits.pooled(open) {
-                    return http1::connect(way.dial(Some(permit)).await?, &self.idle).await;
+                    return self.open(way, Some(permit)).await;
                 }
             }
             let _sleeping = Sleeping::new(&limited.sleeping);
