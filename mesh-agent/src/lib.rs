@@ -30,6 +30,7 @@ pub mod telemetry;
 
 // Control path.
 pub mod config;
+pub mod explain;
 
 // Both.
 pub mod addr;

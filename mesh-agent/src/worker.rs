@@ -182,6 +182,11 @@ impl Workers {
         self.shared.registry.sweep(Nanos::now());
     }
 
+    /// What is known of endpoints at run time.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.shared.registry
+    }
+
     /// Endpoints in use with their run-time state.
     pub fn endpoints(&self) -> Vec<EndpointRow> {
         self.shared.registry.rows(Nanos::now())

@@ -27,6 +27,7 @@ pub enum Question {
     Snapshot,
     Diagnostics,
     Connections,
+    Explain(Box<crate::explain::Question>),
     LogLevel,
     SetLogLevel(String),
     SetSkMsg(bool),

@@ -17,13 +17,17 @@ const PATHS: &[(&str, &str)] = &[
     ("GET /snapshot", "the configuration in force, as compiled"),
     ("GET /diagnostics", "what is wrong with the configuration"),
     ("GET /connections", "open connections: counts, and the oldest one by one"),
+    (
+        "POST /explain",
+        "body: {\"from\": \"default/web\", \"url\": \"reviews:9080/\"}: why a request goes where it goes",
+    ),
     ("GET /metrics", "Prometheus text"),
     ("GET|PUT /log-level", "body: a filter such as info,mesh_agent::connect=debug"),
     ("PUT /kernel/sk-msg", "body: on or off"),
 ];
 
 /// Longest body anything here takes, bytes.
-pub(super) const MAX_BODY: usize = 4096;
+pub(super) const MAX_BODY: usize = 64 << 10;
 
 /// What a request that is no question is answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,6 +51,11 @@ pub(super) fn question(method: &Method, path: &str, body: &[u8]) -> Result<Quest
         "/diagnostics" => read(Question::Diagnostics),
         "/connections" => read(Question::Connections),
         "/metrics" => read(Question::Metrics),
+        "/explain" if method == Method::POST => match serde_json::from_slice(body) {
+            Ok(question) => Ok(Question::Explain(Box::new(question))),
+            Err(error) => Err(Wrong::Body(format!("the body is no question: {error}"))),
+        },
+        "/explain" => Err(Wrong::Method("POST")),
         "/log-level" if method == Method::GET => Ok(Question::LogLevel),
         "/log-level" if method == Method::PUT => Ok(Question::SetLogLevel(text(body)?.to_owned())),
         "/log-level" => Err(Wrong::Method("GET, PUT")),
@@ -117,7 +126,8 @@ mod tests {
             let (methods, path) = entry.split_once(' ').expect("method and path");
             for method in methods.split('|') {
                 let method = method.parse().expect("method");
-                let asked = question(&method, path, b"on");
+                let body = if path == "/explain" { &br#"{"url": "a"}"#[..] } else { b"on" };
+                let asked = question(&method, path, body);
                 assert!(asked.is_ok(), "{method} {path}: {asked:?}");
                 assert!(matches!(question(&Method::DELETE, path, b""), Err(Wrong::Method(_))), "DELETE {path}");
             }
@@ -129,6 +139,7 @@ mod tests {
     fn values_are_checked_before_they_are_asked() {
         assert_eq!(question(&Method::PUT, "/kernel/sk-msg", b"off\n"), Ok(Question::SetSkMsg(false)));
         assert!(matches!(question(&Method::PUT, "/kernel/sk-msg", b"maybe"), Err(Wrong::Body(_))));
+        assert!(matches!(question(&Method::POST, "/explain", b"{}"), Err(Wrong::Body(_))));
         assert!(matches!(question(&Method::PUT, "/log-level", b" "), Err(Wrong::Body(_))));
         assert!(matches!(question(&Method::PUT, "/log-level", &[0xff]), Err(Wrong::Body(_))));
     }

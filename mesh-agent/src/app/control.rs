@@ -16,9 +16,11 @@ use crate::config::publish::{Publisher, Step};
 use crate::config::resolve::{Answer as Answered, Names};
 use crate::config::source::{FileSource, Scan, Watch};
 use crate::config::{Changes, Code, Diagnostic, Severity};
+use crate::explain;
 use crate::kernel::{self, SelfTest};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Workload};
 use crate::telemetry::Metrics;
+use crate::time::Nanos;
 use crate::worker::{Listening, Shared, Workers};
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
@@ -314,6 +316,10 @@ impl Control {
                 Answer::json(&views::diagnostics(all.iter()))
             }
             Question::Connections => Answer::json(&views::connection_list(&self.workers)),
+            Question::Explain(question) => {
+                let explained = explain::explain(&self.world(&snapshot, &|workload| self.trouble(workload)), &question);
+                Answer::json(&explained.map_err(|wrong| Refusal::Invalid(wrong.to_string()))?)
+            }
             Question::LogLevel => Answer::json(&view::LogLevel { filter: self.log.filter() }),
             Question::SetLogLevel(filter) => {
                 self.log.set(&filter).map_err(Refusal::Invalid)?;
@@ -322,6 +328,22 @@ impl Control {
             }
             Question::SetSkMsg(on) => self.set_sk_msg(on),
             Question::Metrics => Ok(Answer::Metrics(self.metrics.gather_text())),
+        }
+    }
+
+    fn world<'a>(
+        &'a self,
+        snapshot: &'a Arc<Snapshot>,
+        trouble: &'a dyn Fn(&Workload) -> Option<String>,
+    ) -> explain::World<'a> {
+        let (compiler, registry) = (&self.compiler, self.workers.registry());
+        explain::World { snapshot, compiler, registry, trouble, live: true, now: Nanos::now() }
+    }
+
+    fn trouble(&self, workload: &Workload) -> Option<String> {
+        match self.watched_pods() {
+            None => Some(views::NO_KERNEL.into()),
+            Some(pods) => pods.trouble(&workload.key),
         }
     }
 

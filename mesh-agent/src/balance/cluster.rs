@@ -237,6 +237,21 @@ impl Cluster {
         })
     }
 
+    /// Whether [`Self::pick`] would find any endpoint now; changes nothing.
+    ///
+    /// # Errors
+    /// As `pick`'s.
+    pub fn usable(&self, now: Nanos) -> Result<(), NoEndpoint> {
+        if self.choice == Policy::Passthrough {
+            return Ok(());
+        }
+        if self.is_empty() {
+            return Err(NoEndpoint::Empty);
+        }
+        let first = |view: &View| view.level(Priorities::default(), |_| 0).map(drop);
+        self.with_view(now, first).ok_or(NoEndpoint::Ejected)
+    }
+
     /// Whether another endpoint than `chosen`, not in `tried` and not passed over, could be asked.
     pub fn has_other(&self, chosen: EndpointAddr, tried: &[EndpointAddr], now: Nanos) -> bool {
         let other = |state: &EndpointState| state.addr != chosen && !tried.contains(&state.addr);

@@ -73,6 +73,11 @@ impl EndpointState {
         Duration::from_nanos(f64::from_bits(self.ewma.load(Relaxed)) as u64)
     }
 
+    /// As [`Self::ewma`]; `None` while it is a guess.
+    pub fn latency(&self) -> Option<Duration> {
+        (self.ewma_at.load(Relaxed) != 0).then(|| self.ewma())
+    }
+
     /// Connect failures in a row.
     pub fn failures(&self) -> u32 {
         self.failures.load(Relaxed)

@@ -48,6 +48,11 @@ impl Client {
         parse(path, &self.call("PUT", path, body)?)
     }
 
+    /// A question that needs more words than a path.
+    pub(crate) fn ask<T: DeserializeOwned>(&self, path: &str, body: &str) -> Result<T, ClientError> {
+        parse(path, &self.call("POST", path, body)?)
+    }
+
     /// The body of a 2xx answer; otherwise the agent's own words as an error.
     fn call(&self, method: &str, path: &str, body: &str) -> Result<Vec<u8>, ClientError> {
         let unreachable = |source| ClientError::Unreachable { path: self.socket.clone(), source };

@@ -8,6 +8,7 @@ mod client;
 mod connections;
 mod diagnostics;
 mod endpoints;
+mod explain;
 mod kernel;
 mod log_level;
 mod output;
@@ -23,8 +24,9 @@ pub use output::Format;
 pub use run::RunArgs;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use client::Client;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -45,6 +47,7 @@ Examples:
       --listen 127.0.0.1:8080=default/reviews:9080    no eBPF: balance what is sent to one address
   mesh-agent status                                   is the mesh in order, and if not, why
   mesh-agent endpoints default/reviews                who answers, how fast, how many requests are with them now
+  mesh-agent explain --from deploy/web reviews:9080/  where does this request go, and why
   mesh-agent analyze ./mesh.d                         what is wrong with a folder of YAML, and what to do
   mesh-agent services -o json | jq '.[].name'         every answer as JSON or YAML
   mesh-agent log-level 'info,mesh_agent::connect=debug'
@@ -73,6 +76,8 @@ pub enum Command {
     Status,
     /// Endpoints of all services, or of one: health, load, latency, failures
     Endpoints(endpoints::EndpointsArgs),
+    /// Why a request goes where it goes, and what it would be answered
+    Explain(Box<explain::ExplainArgs>),
     /// Services: addresses, ports, protocols, who balances them
     Services,
     /// Open connections from apps, the oldest first: who to where, protocol, age, requests, bytes
@@ -93,14 +98,30 @@ pub enum Command {
 
 /// The whole program. Usage errors end it with code 2 (clap's own).
 pub fn main() -> ExitCode {
-    let Cli { place, command } = Cli::parse();
+    let Cli { place, command } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return wrong_usage(&error),
+    };
+    let explains = matches!(command, Command::Explain(_));
     match dispatch(&place, command) {
         Ok(code) => code,
         Err(error) => {
             output::complain(&format!("error: {}", chain(&error)));
             let unreachable = matches!(error.downcast_ref(), Some(ClientError::Unreachable { .. }));
-            ExitCode::from(if unreachable { 3 } else { 1 })
+            ExitCode::from(if unreachable && !explains { 3 } else { 1 })
         }
+    }
+}
+
+/// Code 2, as clap has it; 1 for `explain`, whose 2 says that the request is refused.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    // Nobody is left to tell where even stderr is gone.
+    let _ = error.print();
+    let named = |word: &OsString| Cli::command().find_subcommand(word).is_some();
+    let explains = std::env::args_os().skip(1).find(named).is_some_and(|word| word == "explain");
+    match error.exit_code() {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(if explains { 1 } else { 2 }),
     }
 }
 
@@ -108,6 +129,7 @@ fn dispatch(place: &Place, command: Command) -> Result<ExitCode> {
     let client = Client::new(&place.socket());
     let done = match command {
         Command::Analyze(args) => return analyze::run(&client, place.output, &args),
+        Command::Explain(args) => return explain::run(&client, place.output, *args),
         Command::Run(args) => run::run(&place.run_dir, *args),
         Command::Status => status::run(&client, place.output),
         Command::Endpoints(args) => endpoints::run(&client, place.output, &args),

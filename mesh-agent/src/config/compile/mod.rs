@@ -15,6 +15,7 @@ mod links;
 mod mesh;
 mod names;
 mod overlay;
+mod places;
 mod protocol;
 mod route;
 mod scopes;

@@ -18,8 +18,8 @@ mod secret;
 mod workloads;
 
 pub use core::{
-    ContainerPort, Labels, Meta, Namespace, Node, ObjectReference, OwnerReference, Pod, PodSpec, Service, ServicePort,
-    ServiceSpec, TargetPort,
+    ContainerPort, Labels, Meta, Namespace, Node, ObjectReference, OwnerReference, Pod, PodCondition, PodIp, PodSpec,
+    PodStatus, Service, ServicePort, ServiceSpec, TargetPort,
 };
 pub use discovery::{AddressType, EndpointSlice, Endpoints, SliceEndpoint};
 pub use fields::doc_page;
