@@ -8,11 +8,13 @@ mod engine;
 mod floor;
 mod load;
 mod node;
+mod pick;
 mod process;
 mod proxies;
 mod report;
 mod rounds;
 mod route;
+mod snapshot;
 mod tcp;
 mod wire;
 
@@ -42,6 +44,10 @@ enum Command {
     Balance,
     /// What a route decision costs with 10 to 10,000 services
     Route,
+    /// What the choice of an endpoint costs, by policy and number of endpoints
+    Pick,
+    /// What a configuration of 10 to 10,000 services weighs, and what one change of it costs
+    Snapshot(snapshot::Args),
     /// What the connect hook costs with 10, 1,000 and 10,000 services (as root)
     ConnectHook,
     /// Become a program that is pinned to cores and dies with its parent
@@ -58,6 +64,8 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Tcp(args) => tcp::run(args),
         Command::Balance => balance::run(),
         Command::Route => route::run(),
+        Command::Pick => pick::run(),
+        Command::Snapshot(args) => snapshot::run(args),
         Command::ConnectHook => announce(&connect_hook::table(&connect_hook::run()?)),
         Command::Pin(args) => process::pin(args),
     }
