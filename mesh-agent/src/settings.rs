@@ -11,7 +11,8 @@ use std::time::Duration;
 /// * per stream and direction: `stream_window` (received, not yet forwarded) + `send_buffer` (forwarded, not yet
 ///   written) = 256 KiB + 128 KiB;
 /// * per HTTP/2 connection: `connection_window` received, whatever the number of streams = 8 MiB, 64 KiB gathered for
-///   one write and 64 KiB of one read that are not taken yet;
+///   one write and 64 KiB of one read that are not taken yet; and `frame_overhead` = 16 MiB where it comes in tiny frames
+///   to HTTP/1.1 clients that do not read (for HTTP/2 clients the frames are joined);
 /// * in total: `stalled_bytes` = 256 MiB, after which new requests are refused, and at one and a half times of which
 ///   stalled streams are reset. A stalled stream counts with what it received and with all that HTTP/2 may buffer for it
 ///   (`h2` does not say how much it does). What is left of messages whose last byte `h2` has taken is not counted: at
@@ -34,6 +35,10 @@ pub struct Settings {
     pub stream_window: u32,
     /// Connection window we advertise on both sides, bytes.
     pub connection_window: u32,
+    /// What HTTP/2 may keep for frames below 256 bytes beside their bytes, per connection: 256 bytes less their length
+    /// each, from their arrival until somebody takes them. More, and the whole connection is ended
+    /// (ENHANCE_YOUR_CALM), so it must hold what one turn can read, and what bodies nobody reads yet can receive.
+    pub frame_overhead: usize,
     /// What HTTP/2 may buffer for sending on one stream, bytes.
     pub send_buffer: usize,
     /// SETTINGS_MAX_CONCURRENT_STREAMS we advertise to clients.
@@ -86,6 +91,7 @@ impl Default for Settings {
             max_connections_per_endpoint: 1024,
             stream_window: 256 << 10,
             connection_window: 8 << 20,
+            frame_overhead: 16 << 20,
             send_buffer: 128 << 10,
             max_concurrent_streams: 4096,
             max_header_list: 1 << 20,

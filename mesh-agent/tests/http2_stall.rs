@@ -74,16 +74,14 @@ fn is_refused(answer: &Whole) -> bool {
     answer.head.headers().contains_key("x-envoy-overloaded")
 }
 
-/// Four streams of one client that invites gigabytes and reads nothing: all windows are open, the socket is full, so
-/// each stream fills its window at the agent *and* what HTTP/2 may buffer for sending.
+/// A client that invites gigabytes and reads nothing: all windows are open and the socket is full, so its stream fills
+/// its window at the agent *and* what HTTP/2 may buffer for sending. Here the window alone never reaches the bound.
 #[tokio::test]
 async fn what_waits_for_a_full_socket_counts() {
-    const STREAMS: usize = 4;
     let (taken, resets) = (Arc::default(), Arc::default());
     let endpoint = flooding(&taken, &resets).await;
-    let defaults = Settings::default();
-    // How the four share what the connection holds is up to HTTP/2's scheduling: half of their windows is certain.
-    let settings = Settings { stalled_bytes: STREAMS * defaults.stream_window as usize / 2, ..defaults };
+    let settings =
+        Settings { stream_window: 64 << 10, send_buffer: 512 << 10, stalled_bytes: 128 << 10, ..Settings::default() };
     let agent = Agent::with(Protocol::Grpc, &[endpoint], settings);
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(64 << 10).unwrap();
@@ -93,13 +91,8 @@ async fn what_waits_for_a_full_socket_counts() {
     builder.initial_window_size(1 << 30).initial_connection_window_size(1 << 30);
     let (mut send, connection) = builder.handshake::<_, Bytes>(io).await.unwrap();
     tokio::spawn(connection);
-    let mut held = Vec::new();
-    for _ in 0..STREAMS {
-        held.push(send.send_request(grpc("/a/B"), true).unwrap().0);
-    }
-    for response in &mut held {
-        soon("head", response).await.unwrap();
-    }
+    let (response, _) = send.send_request(grpc("/a/B"), true).unwrap();
+    let _held = soon("head", response).await.unwrap();
     deaf.store(true, SeqCst);
     let mut other = agent.http2().await;
     let refused = async {
@@ -167,4 +160,81 @@ async fn beyond_one_and_a_half_times_the_bound_stalled_streams_are_reset() {
         }
     }
     assert_eq!(ended, resets.load(SeqCst), "each of them is told why");
+}
+
+/// Streams whose clients read nothing, each of them full of small messages, and a lively one beside them, all on one
+/// connection to the endpoint: `h2` ends a connection in which too many small frames wait.
+#[tokio::test]
+async fn small_messages_of_stalled_streams_do_not_end_their_connection() {
+    /// 8,192 of them fill a stream's window.
+    const MESSAGE: usize = 32;
+    /// All but a quarter of the connection's window: the lively stream needs some of it.
+    const STREAMS: usize = 24;
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (sent, count) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&connections));
+    let all = Arc::clone(&sent);
+    let endpoint = endpoint(move |_, mut connection| {
+        count.fetch_add(1, SeqCst);
+        let sent = Arc::clone(&all);
+        async move {
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let sent = Arc::clone(&sent);
+                let lively = request.uri().path() == "/a/Lively";
+                tokio::spawn(async move {
+                    let mut send = respond.send_response(Response::new(()), false).unwrap();
+                    loop {
+                        send.reserve_capacity(MESSAGE);
+                        let capacity = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
+                        let Some(Ok(count)) = capacity else { break };
+                        let message = Bytes::from_static(&[7; MESSAGE]).split_to(count.min(MESSAGE));
+                        if send.send_data(message, false).is_err() {
+                            break;
+                        }
+                        if lively {
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        } else {
+                            sent.fetch_add(MESSAGE, SeqCst);
+                        }
+                    }
+                });
+            }
+        }
+    })
+    .await;
+    let defaults = Settings::default();
+    let (window, overhead) = (defaults.stream_window as usize, defaults.frame_overhead);
+    assert!(STREAMS * (window / MESSAGE) * (256 - MESSAGE) > 2 * overhead, "far more than HTTP/2 lets wait");
+    let agent = Agent::start(Protocol::Grpc, &[endpoint]);
+    let mut lively = agent.http2().await;
+    let mut living = soon("head", lively.start(grpc("/a/Lively"), true).await.0).await.unwrap().into_body();
+    let mut stalled = Vec::new();
+    for stream in 1..=STREAMS {
+        let mut client = agent.http2().await;
+        let response = soon("head", client.start(grpc("/a/B"), true).await.0).await.unwrap();
+        stalled.push((client, response));
+        // One after another: what a single turn reads is no stall. At least half of a window is let through.
+        let full = async {
+            while sent.load(SeqCst) < stream * window / 2 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        soon("the endpoint fills the window", full).await;
+    }
+    let mut heard = 0;
+    while heard < 4096 {
+        let data = soon("the lively stream", living.data()).await.expect("goes on").expect("its connection lives");
+        living.flow_control().release_capacity(data.len()).unwrap();
+        heard += data.len();
+    }
+    assert_eq!(connections.load(SeqCst), 1);
+    // What was joined on the way is still all there.
+    let (_client, response) = stalled.swap_remove(0);
+    let mut body = response.into_body();
+    let mut read = 0;
+    while read < window {
+        let data = soon("a stalled stream", body.data()).await.expect("goes on").expect("its connection lives");
+        assert!(data.iter().all(|byte| *byte == 7));
+        body.flow_control().release_capacity(data.len()).unwrap();
+        read += data.len();
+    }
 }

@@ -1,7 +1,7 @@
 //! gRPC-Web (PROTOCOL-WEB.md of the gRPC project) translated to gRPC over HTTP/2 and back, as Envoy's filter does.
 //!
-//! Place in the path: `proxy` wraps a request before the exchange and its response after it, on ports declared
-//! `grpc-web`. Browsers cannot read trailers, so these travel as a last frame of the body; and some read only text, so
+//! Place in the path: `proxy/exchange.rs` wraps a request before its attempts and the response after them, where the
+//! endpoint's port is declared `grpc-web` (Istio) or `grpc`: no gRPC server understands it. Browsers cannot read trailers, so these travel as a last frame of the body; and some read only text, so
 //! the body may be base64.
 
 use super::{Body, Chunk};
@@ -162,6 +162,10 @@ impl Translated {
 
     pub(super) fn held(&mut self) -> usize {
         self.inner.held()
+    }
+
+    pub(super) fn is_windowed(&self) -> bool {
+        self.inner.is_windowed()
     }
 
     pub(super) fn cancelled(&mut self) {

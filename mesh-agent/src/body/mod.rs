@@ -101,6 +101,17 @@ impl Body {
         }
     }
 
+    /// Whether the sender stops by itself until bytes are released: such a body may be taken ahead of its receiver.
+    pub fn is_windowed(&self) -> bool {
+        match self {
+            Self::Empty | Self::Full(_) | Self::Http1(_) => false,
+            Self::Http2(_) => true,
+            Self::Replay(body) => body.is_windowed(),
+            Self::Observed(body) => body.is_windowed(),
+            Self::Translated(body) => body.is_windowed(),
+        }
+    }
+
     /// The receiver is gone.
     pub fn cancelled(&mut self) {
         match self {

@@ -65,6 +65,10 @@ impl Observed {
         self.inner.held()
     }
 
+    pub(super) fn is_windowed(&self) -> bool {
+        self.inner.is_windowed()
+    }
+
     pub(super) fn size_hint(&self) -> http_body::SizeHint {
         http_body::Body::size_hint(&self.inner)
     }

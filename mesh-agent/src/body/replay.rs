@@ -227,6 +227,10 @@ impl Reader {
         shared.inner.held() + shared.kept_bytes
     }
 
+    pub(super) fn is_windowed(&self) -> bool {
+        self.shared.borrow().inner.is_windowed()
+    }
+
     /// Right before the first chunk is taken, which is when protocols ask.
     pub(super) fn size_hint(&self) -> SizeHint {
         self.shared.borrow().hint

@@ -57,6 +57,7 @@ where
         .initial_connection_window_size(settings.connection_window)
         .max_header_list_size(settings.max_header_list)
         .max_send_buffer_size(settings.send_buffer)
+        .data_frame_budget(settings.frame_overhead)
         .enable_push(false)
         .handshake::<_, Bytes>(Listened::new(io, &preface))
         .await

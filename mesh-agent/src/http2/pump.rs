@@ -6,6 +6,7 @@ use crate::error::UpstreamError;
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http::HeaderMap;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,12 +40,22 @@ pub(super) struct Pump {
     source_done: bool,
     /// END_STREAM was sent.
     ended: bool,
+    /// Taken ahead of a stalled sink: see `absorb`. Boxed: rare.
+    ahead: Option<Box<Ahead>>,
     /// Where small frames are gathered; its memory is used again once they are written.
     gather: BytesMut,
     stall: Option<Box<Stall>>,
     /// The stream's HEADERS may still wait in `h2`, which gives no capacity before they are written.
     unopened: bool,
     ledger: Arc<Ledger>,
+}
+
+/// What follows `pending`; behind it comes what `gather` holds.
+#[derive(Debug, Default)]
+struct Ahead {
+    chunks: VecDeque<Bytes>,
+    /// The source failed behind them.
+    failed: Option<UpstreamError>,
 }
 
 #[derive(Debug)]
@@ -61,6 +72,7 @@ impl Pump {
             trailers: None,
             source_done: false,
             ended: false,
+            ahead: None,
             gather: BytesMut::new(),
             stall: None,
             unopened: false,
@@ -87,6 +99,20 @@ impl Pump {
             if !self.pending.is_empty() {
                 ready!(self.poll_send(cx, source))?;
                 continue;
+            }
+            if let Some(ahead) = &mut self.ahead {
+                if let Some(chunk) = ahead.chunks.pop_front() {
+                    self.pending = chunk;
+                    continue;
+                }
+                if !self.gather.is_empty() {
+                    self.pending = self.gather.split().freeze();
+                    continue;
+                }
+                if let Some(error) = ahead.failed.take() {
+                    return Poll::Ready(Err(PumpError::Source(error)));
+                }
+                self.ahead = None;
             }
             if self.source_done {
                 return Poll::Ready(self.finish());
@@ -169,14 +195,52 @@ impl Pump {
         self.end_stall();
         let count = capacity.min(self.pending.len());
         let data = self.pending.split_to(count);
-        let end = self.source_done && self.pending.is_empty() && self.trailers.is_none();
+        let last = self.source_done && self.pending.is_empty() && self.trailers.is_none();
+        let end = last && self.ahead.is_none();
         self.sink.send_data(data, end).map_err(|_| PumpError::Sink)?;
         self.ended = end;
         source.release(count);
         Poll::Ready(Ok(()))
     }
 
+    /// Takes what the source has while the sink stalls, small frames joined: the bytes were received either way, and
+    /// their sender gets no more room for it. But `h2` ends a whole connection when too many small frames wait in it
+    /// (`Settings::frame_overhead`), with all streams that do not stall.
+    fn absorb(&mut self, cx: &mut Context<'_>, source: &mut Body) {
+        if self.source_done || !source.is_windowed() || self.ahead.as_ref().is_some_and(|ahead| ahead.failed.is_some())
+        {
+            return;
+        }
+        while let Poll::Ready(next) = source.poll_chunk(cx) {
+            let ahead = self.ahead.get_or_insert_default();
+            match next.transpose() {
+                Ok(Some(Chunk::Data(data))) if data.len() < SMALL => {
+                    if self.gather.is_empty() {
+                        self.gather.reserve(FRAME);
+                    }
+                    self.gather.extend_from_slice(&data);
+                    if self.gather.len() + SMALL > FRAME {
+                        ahead.chunks.push_back(self.gather.split().freeze());
+                    }
+                    continue;
+                }
+                Ok(Some(Chunk::Data(data))) => {
+                    ahead.chunks.extend((!self.gather.is_empty()).then(|| self.gather.split().freeze()));
+                    ahead.chunks.push_back(data);
+                    continue;
+                }
+                Ok(other) => {
+                    self.source_done = true;
+                    self.trailers = other.and_then(into_trailers);
+                }
+                Err(error) => ahead.failed = Some(error),
+            }
+            break;
+        }
+    }
+
     fn poll_stalled(&mut self, cx: &mut Context<'_>, source: &mut Body) -> Poll<Result<(), PumpError>> {
+        self.absorb(cx, source);
         let holds = source.held().max(self.pending.len());
         let stall = self
             .stall

@@ -36,6 +36,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
             .max_concurrent_streams(settings.max_concurrent_streams)
             .max_header_list_size(settings.max_header_list)
             .max_send_buffer_size(settings.send_buffer)
+            .data_frame_budget(settings.frame_overhead)
             .handshake(io)
             .await
             .map_err(|error| upstream_error(&error))?;
