@@ -11,6 +11,7 @@ mod gateway;
 mod life;
 mod mirror;
 mod opaque;
+mod race;
 
 use crate::addr::EndpointAddr;
 use crate::connect::{Ends, Way};

@@ -14,10 +14,11 @@ use crate::listen::{self, Accepted, Limits, Origin, Pod};
 use crate::policy::Buckets;
 use crate::proxy;
 use crate::settings::Settings;
-use crate::snapshot::{PortKey, ServiceName, Snapshot};
+use crate::snapshot::{PortKey, ServiceName, Snapshot, WorkloadKey};
 use crate::telemetry::{Metrics, Recorder};
 use crate::time::Nanos;
 use arc_swap::ArcSwap;
+use rustc_hash::FxHashSet;
 use std::cell::RefCell;
 use std::io;
 use std::net::TcpListener;
@@ -59,6 +60,7 @@ pub struct Workers {
     threads: Vec<JoinHandle<()>>,
     ticks: Arc<[AtomicU64]>,
     limits: Arc<Limits>,
+    buckets: Arc<Buckets>,
     shared: Shared,
     drain: Drain,
     next: AtomicUsize,
@@ -126,7 +128,7 @@ impl Workers {
             threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || run.main(&ready))?);
             started.recv().map_err(|_| io::Error::other("worker ended at its start"))??;
         }
-        Ok(Self { workers, threads, ticks, limits, shared, drain, next: AtomicUsize::new(0) })
+        Ok(Self { workers, threads, ticks, limits, buckets, shared, drain, next: AtomicUsize::new(0) })
     }
 
     /// Serves a listener whose connections all go to one service port.
@@ -155,6 +157,18 @@ impl Workers {
             }
         };
         tokio::time::timeout(timeout, ended).await.is_ok()
+    }
+
+    /// Forgets the tokens of rate limits, and of sources, that `snapshot` does not know.
+    pub fn forget_tokens(&self, snapshot: &Snapshot) {
+        if self.buckets.is_empty() {
+            return;
+        }
+        // Gateways' own hosts have no limits: a RequestPolicy is laid over the mesh's.
+        let routes = snapshot.virtual_hosts().flat_map(|host| &host.routes);
+        let rules: FxHashSet<_> = routes.filter_map(|route| Some(&route.rate_limit.as_ref()?.rule)).collect();
+        let known = |source: &WorkloadKey| snapshot.workload(source).is_some();
+        self.buckets.retain(|rule, source| rules.contains(rule) && source.is_none_or(known));
     }
 
     /// One counter per worker, growing while the worker's loop turns.

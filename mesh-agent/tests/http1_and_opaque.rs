@@ -129,7 +129,8 @@ async fn local_errors_are_statuses() {
     client.write_all(b"GET / HTTP/1.1\r\nHost: echo\r\n\r\n").await.unwrap();
     let (head, body) = answer(&mut client).await;
     assert!(head.starts_with("HTTP/1.1 503"), "{head}");
-    assert!(body.contains("connection refused") && body.contains(&dead.to_string()), "{body}");
+    assert!(body.ends_with("reset reason: remote connection failure, transport failure reason: delayed connect error: Connection refused"), "{body}");
+    assert!(head.contains("connection refused") && head.contains(&dead.to_string()), "{head}");
 }
 
 #[tokio::test]

@@ -231,6 +231,9 @@ impl Control {
             log_problems(&report);
         })
         .publish(update);
+        if !(update.touched_hosts.is_empty() && update.touched_workloads.is_empty()) {
+            self.workers.forget_tokens(&update.snapshot);
+        }
         if let Some(captured) = &mut self.captured {
             self.pods.enrol(&update.snapshot, captured).await;
             self.gates.open(&update.snapshot, captured).await;

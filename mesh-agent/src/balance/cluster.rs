@@ -5,9 +5,9 @@ use super::locality::{Outlook, Rank};
 use super::outlier::Detector;
 use super::policy::{Candidates, Dice, Policy};
 use super::tables::Tables;
-use super::{ActiveRequest, EndpointState, Registry};
+use super::{ActiveRequest, Ended, EndpointState, Registry};
 use crate::addr::EndpointAddr;
-use crate::snapshot::policy::{Balancer, TrafficPolicy};
+use crate::snapshot::policy::{Balancer, LocalityPolicy, TrafficPolicy};
 use crate::snapshot::{
     ClusterKey, Endpoint, EndpointHealth, EndpointSet, LbPolicy, TrafficDistribution, Workload, is_subset,
 };
@@ -32,6 +32,8 @@ pub struct Spec<'a> {
     pub lb: LbPolicy,
     /// Where the policy says nothing of localities.
     pub distribution: Option<TrafficDistribution>,
+    /// The mesh's: where neither the policy nor the Service says anything.
+    pub locality: Option<&'a Arc<LocalityPolicy>>,
     /// Whose requests, for locality and labels; `None`: the agent's own listeners.
     pub client: Option<&'a Workload>,
 }
@@ -44,6 +46,7 @@ pub struct Cluster {
     set: Arc<EndpointSet>,
     labels: Option<BTreeMap<Arc<str>, Arc<str>>>,
     policy: Arc<TrafficPolicy>,
+    locality: Option<Arc<LocalityPolicy>>,
     outlook: Outlook,
     choice: Policy,
     /// Ready endpoints, or the draining ones where none is ready (KEP-1669), in order of priority.
@@ -116,6 +119,18 @@ impl Chosen {
     pub fn start(&self, now: Nanos) -> ActiveRequest {
         self.state.start(self.detector.clone(), now)
     }
+
+    /// The request's time ended before the endpoint's answer began.
+    pub fn timed_out(&self, now: Nanos) {
+        if let Some(detector) = &self.detector {
+            detector.report(&self.state, Ended::Timeout, now);
+        }
+    }
+
+    /// Another endpoint, asked later, answered first.
+    pub fn overtaken(&self, since: Nanos, now: Nanos) {
+        self.state.at_least(now.since(since));
+    }
 }
 
 /// Why there is nothing to choose.
@@ -125,6 +140,14 @@ pub enum NoEndpoint {
     Empty,
     #[error("all endpoints are ejected")]
     Ejected,
+}
+
+impl<'a> Spec<'a> {
+    /// The policy's, else the Service's own (then `None`), else the mesh's (SEMANTICS §5 "Locality").
+    pub(super) fn locality(&self) -> Option<&'a Arc<LocalityPolicy>> {
+        let mesh = self.locality.filter(|_| self.distribution.is_none());
+        self.policy.locality.as_ref().or(mesh)
+    }
 }
 
 impl Cluster {
@@ -139,7 +162,7 @@ impl Cluster {
             let weights = rank.members.iter().map(|e| e.weight).collect();
             Arc::new(Level { priority: rank.priority, weight: rank.weight, hosts: Candidates::new(states, weights) })
         };
-        let levels: Vec<_> = outlook.ranks(spec.policy.locality.as_deref(), &members).iter().map(level).collect();
+        let levels: Vec<_> = outlook.ranks(spec.locality().map(|l| &**l), &members).iter().map(level).collect();
         let detector = spec.policy.outlier.as_ref().map(|settings| {
             let hosts = levels.iter().flat_map(|level| level.hosts.states.iter().cloned()).collect();
             Arc::new(Detector::new(Arc::clone(settings), registry.rounds(spec.key, now), hosts))
@@ -153,6 +176,7 @@ impl Cluster {
             set: Arc::clone(spec.endpoints),
             labels: spec.labels.cloned(),
             policy: Arc::clone(spec.policy),
+            locality: spec.locality().cloned(),
             outlook,
             choice: Policy::of(&spec.policy.balancer, spec.lb),
             whole: View::whole(&levels),
@@ -189,12 +213,18 @@ impl Cluster {
             && self.choice == Policy::of(&spec.policy.balancer, spec.lb)
             && (Arc::ptr_eq(&self.policy, spec.policy) || self.policy == *spec.policy)
             && self.labels.as_ref() == spec.labels
+            && self.locality.as_ref() == spec.locality()
             && self.key == *spec.key
             && self.outlook == Outlook::of(spec)
     }
 
     pub fn is_empty(&self) -> bool {
         self.levels.is_empty()
+    }
+
+    /// Requests in flight at all endpoints.
+    pub fn active(&self) -> u64 {
+        self.endpoints().map(|(_, state)| u64::from(state.active())).sum()
     }
 
     /// The endpoint for one attempt.
@@ -329,7 +359,9 @@ impl Cluster {
 
     /// Whether it chooses by the same rules for the same client: only the endpoints may differ.
     pub(super) fn is_alike(&self, other: &Self) -> bool {
-        self.outlook == other.outlook && self.policy.balancer == other.policy.balancer
+        self.outlook == other.outlook
+            && self.locality == other.locality
+            && self.policy.balancer == other.policy.balancer
     }
 
     /// What its tables would choose, for the cluster that follows it.

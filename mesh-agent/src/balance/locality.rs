@@ -42,7 +42,7 @@ impl Outlook {
             if known { Self::At(client.locality.clone()) } else { Self::Anywhere }
         };
         let seen_by = |key: &str| label(&client.labels, &client.locality, Some(client), key);
-        match spec.policy.locality.as_deref() {
+        match spec.locality().map(|locality| &**locality) {
             Some(LocalityPolicy::Off) => Self::Anywhere,
             Some(LocalityPolicy::Distribute(_)) => located(),
             Some(LocalityPolicy::Failover { always, .. }) if on(*always) => located(),

@@ -135,6 +135,13 @@ impl EndpointState {
         self.failures_reset();
     }
 
+    /// A response time that nobody waited for the end of: it can only make the average worse.
+    pub(super) fn at_least(&self, latency: Duration) {
+        if latency > self.ewma() {
+            self.ewma.store(as_f64(latency).to_bits(), Relaxed);
+        }
+    }
+
     /// A connection could not be made: pass the endpoint over for 250 ms, 500 ms, … 30 s, and dial its other address the
     /// next time. Failures that were under way when the first one was noticed count as one.
     pub fn connect_failed(&self, now: Nanos) {

@@ -15,7 +15,7 @@ pub use dial::{Carries, Dialer, OpenSocket};
 pub use limits::Permit;
 pub use pool::{Http2Lease, Opaque, Pools, Way, Wire};
 pub use proxy_protocol::Ends;
-pub use upstream::{Upstream, Upstreams};
+pub use upstream::{HedgePermit, Upstream, Upstreams};
 
 pub(crate) use limits::Open;
 

@@ -7,7 +7,7 @@ use crate::settings::Settings;
 use crate::snapshot::ClusterKey;
 use crate::snapshot::policy::{ClientTlsMode, TrafficPolicy};
 use rustc_hash::FxHashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -21,6 +21,18 @@ pub struct Upstream {
     /// The agent's, with what the policy says instead.
     pub(super) settings: Arc<Settings>,
     sources: Mutex<FxHashMap<u64, Weak<Limits>>>,
+    /// In flight, of all sources.
+    hedges: AtomicU32,
+}
+
+/// A hedge in flight, counted until this is dropped.
+#[derive(Debug)]
+pub struct HedgePermit(Arc<Upstream>);
+
+impl Drop for HedgePermit {
+    fn drop(&mut self) {
+        self.0.hedges.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Where a connection goes, for what, and for whom.
@@ -59,6 +71,7 @@ impl Upstreams {
             policy: Arc::clone(policy),
             settings: settings(&self.settings, policy),
             sources: Mutex::default(),
+            hedges: AtomicU32::new(0),
         });
         of_key.push(Arc::downgrade(&upstream));
         // Clusters come and go with the configuration: those that are gone leave no names behind.
@@ -90,6 +103,17 @@ impl Upstream {
     /// `max_connection_age` its longest duration of a connection.
     pub fn settings(&self) -> &Arc<Settings> {
         &self.settings
+    }
+
+    /// Hedges in flight.
+    pub fn hedges(&self) -> u64 {
+        u64::from(self.hedges.load(Relaxed))
+    }
+
+    /// Counts one more.
+    pub fn hedge(self: &Arc<Self>) -> HedgePermit {
+        self.hedges.fetch_add(1, Relaxed);
+        HedgePermit(Arc::clone(self))
     }
 
     /// What one source may do; `None`: everything.

@@ -322,6 +322,7 @@ impl Destinations {
             policy: &policy,
             lb: port.lb,
             distribution: service.traffic_distribution,
+            locality: Some(&snapshot.mesh().locality),
             client: client.workload,
         };
         if let Some(former) = former
@@ -359,6 +360,7 @@ impl Destinations {
             policy,
             lb: LbPolicy::Default,
             distribution: None,
+            locality: None,
             client: client.workload,
         };
         let cluster = self.registry.cluster(&spec, Nanos::now());
@@ -385,7 +387,7 @@ impl Destinations {
                 let subset = rules.subsets.iter().find(|s| &*s.name == name).ok_or(Failure::NoCluster)?;
                 Ok((Arc::clone(subset.policies.of(port)), Some(&subset.labels)))
             }
-            (None, None) => Ok((Arc::clone(&self.no_policy), None)),
+            (None, None) => Ok((Arc::clone(&snapshot.mesh().policy), None)),
             (None, Some(_)) => Err(Failure::NoCluster),
         }
     }

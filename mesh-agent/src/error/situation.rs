@@ -147,8 +147,10 @@ pub fn doc_table() -> String {
     let mut table = String::from(
         "# What the agent answers by itself\n\nMade from `mesh-agent/src/error/`; \
          `UNDERMESH_BLESS=1 cargo test -p mesh-agent --lib error::` writes it anew.\n\n\
-         The body is followed by ` (service, endpoint …: cause)`. gRPC clients get HTTP 200 with the gRPC status and the \
-         body as `grpc-message`. `UO` comes with `x-envoy-overloaded: true`.\n\n\
+         gRPC and gRPC-Web clients get HTTP 200 with the gRPC status and the body as `grpc-message`. Clients in the mesh \
+         are told more, those of gateways are not: `grpc-message` is followed by ` (service, endpoint …: cause)`, and \
+         everybody else finds the situation and this in the header field `x-undermesh-error`. `UO` comes with \
+         `x-envoy-overloaded: true`.\n\n\
          | situation | HTTP | gRPC | flag | details | body | repeated by default |\n|---|---|---|---|---|---|---|\n",
     );
     for situation in Situation::ALL {

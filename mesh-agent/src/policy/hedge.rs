@@ -17,9 +17,12 @@ pub fn applies(hedge: &Hedge, method: &str, path: &str, headers: &HeaderMap) -> 
     hedge.methods.iter().any(|safe| if safe.starts_with('/') { **safe == *path } else { !is_grpc && **safe == *method })
 }
 
-/// How long to wait for an answer before one more attempt; `None`: there are enough. `attempts`: those under way.
-pub fn wait(hedge: &Hedge, attempts: u32) -> Option<Duration> {
-    (attempts < hedge.max_attempts).then_some(hedge.delay)
+/// How long to wait for an answer before one more attempt; `None`: there were enough. `attempts`: those made so far;
+/// `per_try`: the request's `perTryTimeout`.
+pub fn wait(hedge: &Hedge, attempts: u32, per_try: Option<Duration>) -> Option<Duration> {
+    let per_try = per_try.filter(|_| hedge.on_per_try_timeout);
+    let wait = [hedge.delay, per_try].into_iter().flatten().min();
+    wait.filter(|_| attempts < hedge.max_attempts)
 }
 
 /// Whether the budget has room for one more hedge. One at a time always has: 10 % of three requests would be none.

@@ -23,7 +23,7 @@ fn policy(on: RetryOn) -> RetryPolicy {
         statuses: vec![418],
         per_try_timeout: None,
         backoff: 25 * MS,
-        avoid_previous: true,
+        avoid_previous: None,
         remote_localities: false,
     }
 }
@@ -124,7 +124,8 @@ fn budgets() {
 #[test]
 fn hedges_only_what_may_be_sent_twice() {
     let hedge = |methods: &[&str]| Hedge {
-        delay: 10 * MS,
+        delay: Some(10 * MS),
+        on_per_try_timeout: false,
         max_attempts: 2,
         budget_percent: 10,
         methods: methods.iter().map(|m| (*m).into()).collect(),
@@ -143,7 +144,11 @@ fn hedges_only_what_may_be_sent_twice() {
         assert_eq!(hedge::applies(&hedge(methods), method, path, headers), want, "{methods:?} {method} {path}");
     }
     let hedge = hedge(&[]);
-    assert_eq!((hedge::wait(&hedge, 1), hedge::wait(&hedge, 2)), (Some(10 * MS), None));
+    let wait = |hedge: &Hedge, attempts| hedge::wait(hedge, attempts, Some(5 * MS));
+    assert_eq!((wait(&hedge, 1), wait(&hedge, 2)), (Some(10 * MS), None));
+    let per_try = Hedge { on_per_try_timeout: true, ..hedge.clone() };
+    assert_eq!((wait(&per_try, 1), hedge::wait(&per_try, 1, None)), (Some(5 * MS), Some(10 * MS)));
+    assert_eq!(hedge::wait(&Hedge { delay: None, ..per_try }, 1, None), None);
     let room = |hedges, requests| hedge::within_budget(&hedge, hedges, requests);
     assert!(room(0, 1) && !room(1, 3) && room(9, 100) && !room(10, 100));
     assert!(!hedge::within_budget(&Hedge { budget_percent: 0, ..hedge.clone() }, 0, 1000));

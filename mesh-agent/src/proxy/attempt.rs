@@ -36,11 +36,11 @@ pub(super) async fn attempt(
     }
 }
 
-/// On `http` ports the upstream follows the client unless a policy upgrades it; `http2` and `grpc` ports speak HTTP/2
-/// whatever the client does.
+/// On `http` ports the upstream follows the client unless a policy upgrades it; `http2`, `grpc` and `grpc-web` ports speak
+/// HTTP/2 whatever the client does.
 fn speaks_http2(target: &Target, parts: &request::Parts) -> bool {
     match target.protocol {
-        Protocol::Http2 | Protocol::Grpc => true,
+        Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => true,
         _ if target.policy.pool.use_client_protocol => parts.version == Version::HTTP_2,
         _ => parts.version == Version::HTTP_2 || target.policy.pool.upgrade == H2Upgrade::Upgrade,
     }

@@ -4,14 +4,15 @@ use super::Conn;
 use super::attempt::attempt;
 use super::exchange::Inform;
 use crate::addr::EndpointAddr;
-use crate::balance::{ActiveRequest, Ask, Ended, Priorities};
+use crate::balance::{ActiveRequest, Ask, Chosen, Ended, Priorities};
 use crate::body::{Body, Replay};
 use crate::connect::Way;
 use crate::destination::Target;
 use crate::error::{ConnectError, Failure, Flag, UpstreamError};
 use crate::policy::retry;
 use crate::policy::timeout::Timeouts;
-use crate::snapshot::route::{RetryOn, RetryPolicy};
+use crate::snapshot::policy::Balancer;
+use crate::snapshot::route::{Hedge, RetryOn, RetryPolicy};
 use crate::telemetry::Record;
 use crate::time::Nanos;
 use crate::{grpc, http1};
@@ -35,21 +36,31 @@ pub(super) struct Attempts<'a> {
     /// `None`: the request has no body.
     pub(super) replay: Option<&'a Replay>,
     pub(super) retry: Option<&'a RetryPolicy>,
+    /// Only where the request may be sent twice.
+    pub(super) hedge: Option<&'a Hedge>,
     pub(super) hash: Option<u64>,
     pub(super) timeouts: Timeouts,
     pub(super) started: Nanos,
     pub(super) upgrade: Option<http1::Upgrade>,
     pub(super) inform: &'a mut Inform,
     pub(super) record: &'a mut Record,
-    /// Endpoints are told which attempt theirs is (Istio's `x-envoy-attempt-count`).
-    pub(super) numbered: bool,
     /// Who was asked last.
     pub(super) endpoint: Option<EndpointAddr>,
+    /// Whose answers have not begun, and since when they are asked.
+    pub(super) underway: SmallVec<[(Chosen, Nanos); 1]>,
 }
 
 /// An endpoint's answer.
 pub(super) struct Answered {
     pub(super) response: Response<Body>,
+    pub(super) active: ActiveRequest,
+}
+
+/// How one attempt, or several at once, ended.
+pub(super) struct Flown {
+    pub(super) result: Result<Response<Body>, Failure>,
+    pub(super) endpoint: EndpointAddr,
+    pub(super) priority: u8,
     pub(super) active: ActiveRequest,
 }
 
@@ -67,42 +78,15 @@ impl Attempts<'_> {
         let mut _retrying = None;
         loop {
             let begun = Nanos::now();
-            let avoid_previous = self.retry.is_none_or(|policy| policy.avoid_previous);
-            let ask = Ask {
-                tried: if avoid_previous { &tried } else { &[] },
-                hash: self.hash,
-                exclude,
-                original: self.conn.wants.original(),
-                now: begun,
+            let avoided = if self.avoids_previous() { &tried[..] } else { &[] };
+            let chosen = self.choose(avoided, exclude, begun)?;
+            let flown = match self.hedge {
+                // Boxed: rare, and larger than a plain attempt.
+                Some(hedge) => Box::pin(self.race(hedge, chosen, &mut tried, exclude)).await?,
+                None => self.fly(chosen, retries, &tried, begun).await?,
             };
-            let chosen = self.target.cluster.pick(&ask, &mut ctx.rng.borrow_mut()).map_err(|_| Failure::NoEndpoint)?;
-            let endpoint = chosen.addr();
-            self.endpoint = Some(endpoint);
-            self.prepare(endpoint, begun);
-            let body = match self.replay {
-                None => Body::Empty,
-                // Whoever wants to repeat has made sure that the beginning is still there.
-                Some(replay) => match replay.reader(Some(Rc::clone(&self.record.series))) {
-                    Some(reader) => Body::Replay(Box::new(reader)),
-                    None => return Err(Failure::ClientGone),
-                },
-            };
-            let active = chosen.start(begun);
-            // Time is saved for another endpoint only where one may be asked.
-            let others = self.retry.is_some_and(|policy| policy.on.has(CONNECT) && retries < policy.attempts)
-                && self.target.cluster.has_other(endpoint, &tried, begun);
-            let way = Way { others, ..self.conn.way(self.target, chosen.dialled()) };
-            let result = {
-                let sent = attempt(self.conn, self.target, way, self.parts, body, &mut self.upgrade, self.inform);
-                within(self.timeouts.per_try, pin!(sent)).await
-            };
-            if let Some(ended) = ended(&result) {
-                active.finished(ended, Nanos::now());
-            }
-            let attempted = match &result {
-                Ok(response) => retry::Ended::Answered { status: response.status(), headers: response.headers() },
-                Err(failure) => retry::Ended::Failed { failure, sent: was_sent(failure) },
-            };
+            let Flown { result, endpoint, priority, active } = flown;
+            let attempted = outcome(&result);
             // A refusal costs a round trip and says that the pod has gone. When a Deployment shrinks most of its
             // endpoints refuse at once, so the first refusal of each is no attempt: 4 of 5 refusing leave all attempts
             // for the fifth.
@@ -126,7 +110,7 @@ impl Attempts<'_> {
             tried.push(endpoint);
             retries += u32::from(!free);
             if policy.remote_localities {
-                priorities.push(chosen.priority);
+                priorities.push(priority);
                 // updateFrequency 2 (SEMANTICS §3).
                 if priorities.len().is_multiple_of(2) {
                     priorities.iter().for_each(|priority| exclude.insert(*priority));
@@ -140,20 +124,84 @@ impl Attempts<'_> {
         }
     }
 
-    fn prepare(&mut self, endpoint: EndpointAddr, now: Nanos) {
+    /// One attempt. `retries`: how many of the policy's were made.
+    async fn fly(
+        &mut self,
+        chosen: Chosen,
+        retries: u32,
+        tried: &[EndpointAddr],
+        begun: Nanos,
+    ) -> Result<Flown, Failure> {
+        let (endpoint, priority) = (chosen.addr(), chosen.priority);
+        self.prepare(endpoint, begun);
+        let body = self.body()?;
+        let active = chosen.start(begun);
+        let dialled = chosen.dialled();
+        self.underway.push((chosen, begun));
+        // Time is saved for another endpoint only where one may be asked.
+        let others = self.retry.is_some_and(|policy| policy.on.has(CONNECT) && retries < policy.attempts)
+            && self.target.cluster.has_other(endpoint, tried, begun);
+        let way = Way { others, ..self.conn.way(self.target, dialled) };
+        let result = {
+            let sent = attempt(self.conn, self.target, way, self.parts, body, &mut self.upgrade, self.inform);
+            within(self.timeouts.per_try, pin!(sent)).await
+        };
+        self.underway.clear();
+        if let Some(ended) = ended(&result) {
+            active.finished(ended, Nanos::now());
+        }
+        Ok(Flown { result, endpoint, priority, active })
+    }
+
+    /// The whole request's time is up: so says the detector of whoever has not begun to answer.
+    pub(super) fn timed_out(&self) {
+        let now = Nanos::now();
+        self.underway.iter().for_each(|(chosen, _)| chosen.timed_out(now));
+    }
+
+    pub(super) fn choose(&self, tried: &[EndpointAddr], exclude: Priorities, now: Nanos) -> Result<Chosen, Failure> {
+        let ask = Ask { tried, hash: self.hash, exclude, original: self.conn.wants.original(), now };
+        let rng = &mut self.conn.ctx.rng.borrow_mut();
+        self.target.cluster.pick(&ask, rng).map_err(|_| Failure::NoEndpoint)
+    }
+
+    /// Whether an endpoint tried before is chosen again only where there is no other; by default not where the
+    /// policy wants the same request at the same endpoint (SEMANTICS §3 "Previous-hosts predicate").
+    fn avoids_previous(&self) -> bool {
+        let hashed = matches!(self.target.policy.balancer, Balancer::ConsistentHash(_));
+        self.retry.and_then(|policy| policy.avoid_previous).unwrap_or(!hashed)
+    }
+
+    /// The request's body from its beginning.
+    pub(super) fn body(&self) -> Result<Body, Failure> {
+        let Some(replay) = self.replay else { return Ok(Body::Empty) };
+        // Whoever wants to repeat has made sure that the beginning is still there.
+        let reader = replay.reader(Some(Rc::clone(&self.record.series))).ok_or(Failure::ClientGone)?;
+        Ok(Body::Replay(Box::new(reader)))
+    }
+
+    /// Counts the attempt, and tells its endpoint which one it is (Istio: `include_request_attempt_count`).
+    pub(super) fn prepare(&mut self, endpoint: EndpointAddr, now: Nanos) {
         let conn = self.conn;
+        self.endpoint = Some(endpoint);
         self.record.series =
             conn.ctx.recorder.series(conn.source.workload.as_ref(), &self.target.service, Some(endpoint));
         self.record.attempts += 1;
-        if self.numbered || self.record.attempts > 1 {
-            self.parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.record.attempts));
-        }
+        self.parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.record.attempts));
         self.timeouts.write(now.since(self.started), &mut self.parts.headers);
     }
 }
 
+/// What the retry policy is told.
+pub(super) fn outcome(result: &Result<Response<Body>, Failure>) -> retry::Ended<'_> {
+    match result {
+        Ok(response) => retry::Ended::Answered { status: response.status(), headers: response.headers() },
+        Err(failure) => retry::Ended::Failed { failure, sent: was_sent(failure) },
+    }
+}
+
 /// `sent` stays where it is: a future that is handed over by value lies in both.
-async fn within(
+pub(super) async fn within(
     limit: Option<Duration>,
     sent: Pin<&mut impl Future<Output = Result<Response<Body>, Failure>>>,
 ) -> Result<Response<Body>, Failure> {
@@ -169,7 +217,7 @@ fn was_sent(failure: &Failure) -> bool {
 }
 
 /// What the attempt says about its endpoint; `None` where it is nobody's fault, or ours.
-fn ended(result: &Result<Response<Body>, Failure>) -> Option<Ended> {
+pub(super) fn ended(result: &Result<Response<Body>, Failure>) -> Option<Ended> {
     match result {
         Ok(response) => Some(Ended::Response {
             status: response.status().as_u16(),

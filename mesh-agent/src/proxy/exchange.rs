@@ -5,19 +5,23 @@ use super::deadline::{Begin, Deadline};
 use super::{Conn, gateway, mirror};
 use crate::addr::EndpointAddr;
 use crate::balance::{self, Affinity, RequestFacts};
-use crate::body::{Body, Observed, Replay};
+use crate::body::{Body, GrpcWeb, Observed, Replay};
 use crate::destination::{Routes, Target};
 use crate::error::{Failure, Flag, LimitError, Outcome};
-use crate::policy::fault;
+use crate::listen::Wants;
 use crate::policy::timeout::Timeouts;
+use crate::policy::{fault, hedge};
+use crate::reply::{self, Place};
 use crate::route::{self, cors, redirect, rewrite, split};
+use crate::snapshot::Protocol;
 use crate::snapshot::policy::Balancer;
 use crate::snapshot::route::{Action, BackendTo, Family, Forward, Route};
 use crate::telemetry::Record;
 use crate::time::Nanos;
-use crate::{grpc, http1, reply};
+use crate::{grpc, http1};
 use http::header::SET_COOKIE;
 use http::{Request, Response, request};
+use smallvec::SmallVec;
 use std::pin::pin;
 use std::rc::Rc;
 
@@ -30,16 +34,17 @@ pub(super) async fn exchange(conn: Rc<Conn>, request: Request<Body>, inform: Inf
     let (mut parts, body) = request.into_parts();
     gateway::mark(&conn, &mut parts.headers);
     let authority = route::Head::of(&parts).authority;
+    let inside = !matches!(conn.wants, Wants::Gateway { .. });
     let routes = match conn.ctx.destinations.routes(&conn.source, &conn.wants, authority) {
         Ok(routes) => routes,
         Err(failure) => {
             let service = failure.destination().into();
             let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), &service, None);
-            return Answer::new(Record::new(series, started)).local(&failure, &parts, &service, None);
+            return Answer::new(Record::new(series, started), inside).local(&failure, &parts, &service, None);
         }
     };
     let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), &routes.service, None);
-    let answer = Answer::new(Record::new(series, started));
+    let answer = Answer::new(Record::new(series, started), inside);
     if conn.ctx.ledger.is_full() {
         return answer.local(&LimitError::StalledBytes.into(), &parts, &routes.service, None);
     }
@@ -71,7 +76,13 @@ async fn take(
         origin = cors::allowed_origin(cors, &parts.headers);
     }
     let mut response = match admit(conn, route, &mut answer).await {
-        Err(failure) => answer.local(&failure, &parts, &routes.service, None),
+        Err(failure) => {
+            let mut response = answer.local(&failure, &parts, &routes.service, None);
+            if let (Failure::RateLimited { .. }, Some(limit)) = (&failure, &route.rate_limit) {
+                limit.response_headers.iter().for_each(|change| rewrite::apply_one(response.headers_mut(), change));
+            }
+            response
+        }
         Ok(()) => match &route.action {
             Action::Forward(forward) => forward_to(conn, routes, route, forward, parts, body, inform, answer).await,
             Action::Respond(direct) => answer.made(reply::direct(direct, &parts.headers)),
@@ -122,7 +133,7 @@ async fn forward_to(
     route: &Route,
     forward: &Forward,
     mut parts: request::Parts,
-    body: Body,
+    mut body: Body,
     mut inform: Inform,
     mut answer: Answer,
 ) -> Response<Body> {
@@ -146,10 +157,16 @@ async fn forward_to(
         }
         Err(failure) => return answer.local(&failure, &parts, &routes.service, None),
     };
+    let web = GrpcWeb::of(&parts.headers).filter(|_| matches!(target.protocol, Protocol::Grpc | Protocol::GrpcWeb));
+    if let Some(web) = web {
+        (parts, body) = web.request(Request::from_parts(parts, body)).into_parts();
+    }
     let retry = forward.retry.as_deref();
     let timeouts = Timeouts::new(forward.timeout, retry.and_then(|policy| policy.per_try_timeout), &parts.headers);
     let begin = if parts.headers.contains_key(grpc::GRPC_TIMEOUT) { Begin::Now } else { Begin::RequestEnd };
     let affinity = affinity(conn, &target, &parts);
+    let hedged = |hedge: &&_| hedge::applies(hedge, parts.method.as_str(), parts.uri.path(), &parts.headers);
+    let hedge = forward.hedge.as_deref().filter(hedged);
     if let Err(failure) = rewrite::request(&mut parts, route, forward, backend) {
         return answer.local(&failure, &parts, &target.name, None);
     }
@@ -165,16 +182,21 @@ async fn forward_to(
         parts: &mut parts,
         replay: replay.as_ref(),
         retry,
+        // What an upgraded connection carries cannot be sent twice.
+        hedge: hedge.filter(|_| upgrade.is_none()),
         hash: affinity.hash,
         timeouts,
         started: answer.record.started,
         upgrade,
         inform: &mut inform,
         record: &mut answer.record,
-        numbered: routes.host.family != Family::Default,
         endpoint: None,
+        underway: SmallVec::new(),
     };
     let result = deadline.limit(replay.as_ref(), pin!(attempts.run())).await;
+    if matches!(result, Err(Failure::Timeout)) {
+        attempts.timed_out();
+    }
     let endpoint = attempts.endpoint;
     if let Some(replay) = &replay {
         replay.settle();
@@ -183,6 +205,9 @@ async fn forward_to(
         Ok(answered) => answer.endpoints(answered, deadline),
         Err(failure) => answer.local(&failure, &parts, &target.name, endpoint),
     };
+    if let Some(web) = web {
+        response = web.response(response);
+    }
     rewrite::response(response.headers_mut(), route, Some((forward, backend)));
     if let Some(cookie) = affinity.set_cookie {
         response.headers_mut().append(SET_COOKIE, cookie);
@@ -205,11 +230,13 @@ fn affinity(conn: &Conn, target: &Target, parts: &request::Parts) -> Affinity {
 /// The record of a request on its way to a response.
 struct Answer {
     record: Record,
+    /// The client is in the mesh, not a gateway's.
+    inside: bool,
 }
 
 impl Answer {
-    fn new(record: Record) -> Self {
-        Self { record }
+    fn new(record: Record, inside: bool) -> Self {
+        Self { record, inside }
     }
 
     /// An answer that is nobody's failure: a redirect, a direct response, a preflight.
@@ -230,7 +257,8 @@ impl Answer {
         endpoint: Option<EndpointAddr>,
     ) -> Response<Body> {
         let answer = failure.answer();
-        let response = reply::local(failure, &request.headers, to, endpoint, self.record.attempts > 1);
+        let place = if self.inside { Place::Mesh { to, endpoint } } else { Place::Gateway };
+        let response = reply::local(failure, &request.headers, place, self.record.attempts > 1);
         self.record.code = Some(response.status());
         self.record.flags |= answer.flags;
         self.record.outcome = answer.outcome;

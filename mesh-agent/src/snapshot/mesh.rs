@@ -45,7 +45,7 @@ impl RetryPolicy {
             statuses: Vec::new(),
             per_try_timeout: None,
             backoff: Duration::from_millis(25),
-            avoid_previous: true,
+            avoid_previous: None,
             remote_localities: false,
         }
     }

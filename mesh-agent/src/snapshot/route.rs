@@ -333,8 +333,8 @@ pub struct RetryPolicy {
     pub per_try_timeout: Option<Duration>,
     /// B of SEMANTICS §3: retry n waits uniform[0, min(B·2^(n-1), 10·B)).
     pub backoff: Duration,
-    /// An endpoint tried before is chosen again only where there is no other.
-    pub avoid_previous: bool,
+    /// An endpoint tried before is chosen again only where there is no other; `None`: except with `consistentHash`.
+    pub avoid_previous: Option<bool>,
     /// After every 2 attempts leaves out the priorities tried.
     pub remote_localities: bool,
 }
@@ -374,7 +374,11 @@ impl RetryOn {
 /// A second attempt beside a slow first one; the first answer wins (gRFC A6 "hedging").
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Hedge {
-    pub delay: Duration,
+    /// After this long without an answer.
+    pub delay: Option<Duration>,
+    /// A `perTryTimeout` does not end its attempt but starts another one beside it (Envoy's
+    /// `hedge_on_per_try_timeout`).
+    pub on_per_try_timeout: bool,
     /// All together, the first included.
     pub max_attempts: u32,
     /// Of a hundred requests in flight, how many may be hedges.

@@ -29,6 +29,7 @@ pub struct Metrics {
     pub(super) tcp_sent: IntCounterVec,
     pub(super) tcp_received: IntCounterVec,
     pub(super) retries: IntCounter,
+    hedges: IntCounter,
     active: IntGaugeVec,
     trouble: IntCounterVec,
     overflow: IntCounter,
@@ -115,6 +116,7 @@ impl Metrics {
             tcp_sent: counters("undermesh_tcp_sent_bytes_total", "Opaque bytes to clients", &PEER)?,
             tcp_received: counters("undermesh_tcp_received_bytes_total", "Opaque bytes from clients", &PEER)?,
             retries: IntCounter::new("undermesh_retries_total", "Attempts after the first one")?,
+            hedges: IntCounter::new("undermesh_hedges_total", "Attempts beside a slow one")?,
             active: IntGaugeVec::new(
                 Opts::new("undermesh_connections_active", "Open client connections"),
                 &["protocol"],
@@ -138,6 +140,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.duration.clone()))?;
         metrics.registry.register(Box::new(metrics.active.clone()))?;
         metrics.registry.register(Box::new(metrics.retries.clone()))?;
+        metrics.registry.register(Box::new(metrics.hedges.clone()))?;
         metrics.registry.register(Box::new(metrics.overflow.clone()))?;
         Ok(metrics)
     }
@@ -176,6 +179,10 @@ impl Metrics {
 
     pub fn retried(&self) {
         self.retries.inc();
+    }
+
+    pub fn hedged(&self) {
+        self.hedges.inc();
     }
 
     /// Counts a connection until the guard is dropped.

@@ -11,6 +11,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use mesh_agent::addr::EndpointAddr;
 use mesh_agent::balance::Registry;
+use mesh_agent::config::Severity;
+use mesh_agent::config::compile;
+use mesh_agent::config::resource::parse::parse;
 use mesh_agent::settings::Settings;
 use mesh_agent::snapshot::{
     Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, PortKey, Protocol, Service, ServiceName, ServicePort,
@@ -20,6 +23,7 @@ use mesh_agent::telemetry::Metrics;
 use mesh_agent::worker::{Listening, Shared, Workers};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -38,8 +42,17 @@ impl Agent {
     }
 
     pub fn with(protocol: Protocol, endpoints: &[SocketAddr], settings: Settings) -> Self {
+        Self::of(snapshot(1, protocol, endpoints), settings)
+    }
+
+    /// As YAML: the Service `default/echo` whose port 80 is named `port`, its endpoints, and `policies`.
+    pub fn yaml(port: &str, endpoints: &[SocketAddr], policies: &str) -> Self {
+        Self::of(compiled(port, endpoints, policies), Settings::default())
+    }
+
+    pub fn of(snapshot: Snapshot, settings: Settings) -> Self {
         let shared = Shared {
-            snapshot: Arc::new(ArcSwap::from_pointee(snapshot(1, protocol, endpoints))),
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             metrics: Arc::new(Metrics::new().expect("metric names are valid")),
             registry: Arc::new(Registry::default()),
             settings: Arc::new(settings),
@@ -71,6 +84,31 @@ impl Agent {
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum()
     }
+}
+
+/// What `Agent::yaml` serves. Endpoints are chosen in turn.
+pub fn compiled(port: &str, endpoints: &[SocketAddr], policies: &str) -> Snapshot {
+    let slice = |(index, addr): (usize, &SocketAddr)| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: echo-{index}, namespace: default, \
+             labels: {{kubernetes.io/service-name: echo}}}}\naddressType: IPv4\nports: [{{name: {port}, port: {}}}]\n\
+             endpoints: [{{addresses: [{}]}}]\n",
+            addr.port(),
+            addr.ip()
+        )
+    };
+    let slices: String = endpoints.iter().enumerate().map(slice).collect();
+    let yaml = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: echo, namespace: default, annotations: \
+         {{undermesh.dev/load-balancer: round-robin}}}}\nspec: {{clusterIP: 10.96.0.1, ports: [{{name: {port}, port: 80}}]}}\n\
+         {slices}{policies}"
+    );
+    let parsed = parse(&Path::new("test.yaml").into(), &yaml);
+    assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+    let settings = compile::Settings { node: "n".into(), cluster_domain: "cluster.local".into() };
+    let (snapshot, found) = compile::compile(settings, parsed.resources.into_iter().map(Arc::new));
+    assert!(found.iter().all(|found| found.severity != Severity::Error), "{found:?}");
+    Arc::try_unwrap(snapshot).unwrap_or_else(|_| panic!("nobody else holds it"))
 }
 
 pub fn key() -> PortKey {

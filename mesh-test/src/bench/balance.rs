@@ -141,6 +141,7 @@ fn simulate(scenario: &Scenario, policy: Policy, seed: u64) -> Score {
             policy: &Arc::new(TrafficPolicy { balancer: balancer(policy), ..TrafficPolicy::default() }),
             lb: LbPolicy::Default,
             distribution: None,
+            locality: None,
             client: None,
         },
         Nanos(0),

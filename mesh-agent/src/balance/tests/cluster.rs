@@ -53,6 +53,7 @@ fn cluster_for(
         policy: &Arc::new(policy),
         lb: LbPolicy::Default,
         distribution: None,
+        locality: None,
         client,
     };
     registry.cluster(&spec, Nanos(0))
@@ -369,6 +370,7 @@ fn a_subset_has_only_its_own() {
             policy: &Arc::new(with(Policy::RoundRobin)),
             lb: LbPolicy::Default,
             distribution: None,
+            locality: None,
             client: None,
         };
         let cluster = registry.cluster(&spec, Nanos(0));
@@ -472,6 +474,7 @@ fn a_new_endpoint_warms_up() {
             policy: &Arc::new(policy),
             lb: LbPolicy::Default,
             distribution: None,
+            locality: None,
             client: None,
         };
         let grown = registry.cluster(&spec, later(601));
@@ -497,7 +500,8 @@ fn equal_specs_are_one_cluster() {
     let key = ClusterKey::from(key());
     let of = |policy: &Arc<TrafficPolicy>, client: &Workload| {
         let (labels, lb, distribution) = (None, LbPolicy::Default, None);
-        let spec = Spec { key: &key, endpoints: &set, labels, policy, lb, distribution, client: Some(client) };
+        let spec =
+            Spec { key: &key, endpoints: &set, labels, policy, lb, distribution, locality: None, client: Some(client) };
         registry.cluster(&spec, Nanos(0))
     };
     let one = of(&plain, &eu);

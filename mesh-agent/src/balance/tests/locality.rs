@@ -46,6 +46,17 @@ fn ranked(
     client: &Workload,
     endpoints: &[Endpoint],
 ) -> Ranked {
+    ranked_in(None, policy, distribution, client, endpoints)
+}
+
+fn ranked_in(
+    mesh: Option<LocalityPolicy>,
+    policy: &TrafficPolicy,
+    distribution: Option<TrafficDistribution>,
+    client: &Workload,
+    endpoints: &[Endpoint],
+) -> Ranked {
+    let mesh = mesh.map(Arc::new);
     let spec = Spec {
         key: &ClusterKey::from(PortKey::new(ServiceName::new("shop", "cart"), 80)),
         endpoints: &Arc::new(EndpointSet::default()),
@@ -53,9 +64,10 @@ fn ranked(
         policy: &Arc::new(policy.clone()),
         lb: LbPolicy::Default,
         distribution,
+        locality: mesh.as_ref(),
         client: Some(client),
     };
-    let ranks = Outlook::of(&spec).ranks(policy.locality.as_deref(), &endpoints.iter().collect::<Vec<_>>());
+    let ranks = Outlook::of(&spec).ranks(spec.locality().map(|l| &**l), &endpoints.iter().collect::<Vec<_>>());
     let last = |e: &&Endpoint| match e.addr.ip() {
         std::net::IpAddr::V4(ip) => ip.octets()[3],
         std::net::IpAddr::V6(_) => 0,
@@ -88,6 +100,20 @@ fn closeness_counts_only_with_outlier_detection() {
     assert_eq!(of(Some(LocalityPolicy::Off), true), owned(FLAT));
     let nowhere = workload("", "n", &[]);
     assert_eq!(ranked(&policy(None, true), None, &nowhere, &everywhere()), owned(FLAT));
+}
+
+/// SEMANTICS §5: "resolution order DR > Service trafficDistribution > mesh".
+#[test]
+fn the_meshs_setting_counts_where_nobody_else_speaks() {
+    let client = workload("eu/a/1", "n", &[]);
+    let to_asia = || LocalityPolicy::Failover { regions: vec![("eu".into(), "as".into())], always: false };
+    let of = |mesh, own, distribution| ranked_in(Some(mesh), &policy(own, true), distribution, &client, &everywhere());
+    let failover: &[(u8, u32, &[u8])] = &[(0, 1, &[1]), (1, 1, &[2]), (2, 1, &[3]), (3, 1, &[5]), (4, 1, &[4])];
+    assert_eq!(of(to_asia(), None, None), owned(failover));
+    assert_eq!(of(LocalityPolicy::Off, None, None), owned(FLAT));
+    assert_eq!(of(LocalityPolicy::Off, Some(to_asia()), None), owned(failover));
+    let same_zone = ranked(&policy(None, true), Some(TrafficDistribution::SameZone), &client, &everywhere());
+    assert_eq!(of(LocalityPolicy::Off, None, Some(TrafficDistribution::SameZone)), same_zone);
 }
 
 #[test]

@@ -145,8 +145,10 @@ fn rate_limit(spec: &Spec, rule: &RuleRef, out: &mut Out<'_>) -> Option<RateLimi
 
 fn hedge(spec: &Spec, out: &mut Out<'_>) -> Option<Hedge> {
     let hedging = spec.hedging.as_ref()?;
-    if hedging.delay.0.is_zero() {
-        out.error("spec.hedging.delay", "no delay: nothing is hedged", "write a time, such as the 95th percentile");
+    let delay = Some(hedging.delay.0).filter(|delay| !delay.is_zero());
+    if delay.is_none() && !hedging.hedge_on_per_try_timeout {
+        let fix = "write a time, such as the 95th percentile, or hedgeOnPerTryTimeout: true";
+        out.error("spec.hedging.delay", "no delay: nothing is hedged", fix);
         return None;
     }
     let max_attempts = hedging.max_attempts.unwrap_or(2);
@@ -160,7 +162,8 @@ fn hedge(spec: &Spec, out: &mut Out<'_>) -> Option<Hedge> {
         out.error("spec.hedging.budgetPercent", "more than 100; 100 is used", "write a number from 1 to 100");
     }
     Some(Hedge {
-        delay: hedging.delay.0,
+        delay,
+        on_per_try_timeout: hedging.hedge_on_per_try_timeout,
         max_attempts: max_attempts.min(5),
         budget_percent: budget_percent.min(100),
         methods: hedging.methods.clone(),

@@ -59,6 +59,8 @@ pub struct RateLimit {
 pub struct Hedging {
     /// After this long without an answer another attempt is made.
     pub delay: Span,
+    /// A `perTryTimeout` does not end its attempt but starts another one beside it.
+    pub hedge_on_per_try_timeout: bool,
     /// All together; 2 where absent.
     pub max_attempts: Option<u32>,
     /// Of a hundred requests in flight, how many may be hedges; 10 where absent.
@@ -89,6 +91,9 @@ pub(crate) const FIELDS: &[Field] = &object(&[
             leaf("responseHeaders"),
         ],
     ),
-    message("hedging", &[leaf("delay"), leaf("maxAttempts"), leaf("budgetPercent"), leaf("methods")]),
+    message(
+        "hedging",
+        &[leaf("delay"), leaf("hedgeOnPerTryTimeout"), leaf("maxAttempts"), leaf("budgetPercent"), leaf("methods")],
+    ),
     message("connection", &[leaf("maxAge")]),
 ]);

@@ -100,7 +100,7 @@ pub(in crate::config::compile) fn retry(
         statuses,
         per_try_timeout: retries.per_try_timeout.map(|t| t.0).filter(|t| !t.is_zero()),
         backoff: retries.backoff.map(|t| t.0).filter(|t| !t.is_zero()).unwrap_or(BACKOFF),
-        avoid_previous: retries.retry_ignore_previous_hosts.unwrap_or(true),
+        avoid_previous: retries.retry_ignore_previous_hosts,
         remote_localities: retries.retry_remote_localities.unwrap_or(false),
     })
 }

@@ -130,7 +130,7 @@ fn actions_and_policies() {
     assert_eq!(rewrite.path, Some(PathRewrite::Prefix("/new".into())));
     assert_eq!(first.timeout, Some(Duration::from_millis(1500)));
     let retry = first.retry.as_ref().unwrap();
-    assert_eq!((retry.attempts, &retry.statuses[..], retry.avoid_previous), (10, &[409][..], false));
+    assert_eq!((retry.attempts, &retry.statuses[..], retry.avoid_previous), (10, &[409][..], Some(false)));
     assert!(retry.on.has(RetryOn::FIVE_XX) && retry.on.has(RetryOn::UNAVAILABLE) && !retry.on.has(RetryOn::PROVEN));
     let fault = routes[0].fault.as_ref().unwrap();
     assert_eq!(fault.delay.as_ref().unwrap().share, 1000);
