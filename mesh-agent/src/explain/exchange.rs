@@ -417,8 +417,10 @@ fn forward_filters(forward: &Forward) -> Vec<Filter> {
         filter("mirror", format!("a copy to {host}{port}{subset}"), mirror.share)
     }));
     all.extend(forward.hedge.as_ref().map(|hedge| {
-        let text = format!("another attempt after {}, {} at most", words::time(hedge.delay), hedge.max_attempts);
-        filter("hedge", text, 1_000_000)
+        let delay = hedge.delay.map(words::time);
+        let per_try = hedge.on_per_try_timeout.then(|| "the per-try timeout".to_owned());
+        let when = delay.into_iter().chain(per_try).collect::<Vec<_>>().join(" or ");
+        filter("hedge", format!("another attempt after {when}, {} at most", hedge.max_attempts), 1_000_000)
     }));
     all
 }
