@@ -73,6 +73,7 @@ fn measure(endpoints: usize, policy: &Arc<TrafficPolicy>) -> Result<f64> {
         policy,
         lb: LbPolicy::Default,
         distribution: None,
+        locality: None,
         client: None,
     };
     let cluster = registry.cluster(&spec, Nanos::now());
