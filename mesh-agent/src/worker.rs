@@ -165,7 +165,7 @@ impl Workers {
             return;
         }
         // Gateways' own hosts have no limits: a RequestPolicy is laid over the mesh's.
-        let routes = snapshot.virtual_hosts().flat_map(|host| &host.routes);
+        let routes = snapshot.virtual_hosts().flat_map(|host| host.routes.iter());
         let rules: FxHashSet<_> = routes.filter_map(|route| Some(&route.rate_limit.as_ref()?.rule)).collect();
         let known = |source: &WorkloadKey| snapshot.workload(source).is_some();
         self.buckets.retain(|rule, source| rules.contains(rule) && source.is_none_or(known));

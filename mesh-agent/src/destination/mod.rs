@@ -467,7 +467,7 @@ fn plain(mesh: &MeshSettings) -> VirtualHost {
         namespace: "".into(),
         export: Visibility::Public,
         ports: Vec::new(),
-        routes: vec![Arc::new(route)],
+        routes: vec![Arc::new(route)].into(),
     }
 }
 

@@ -88,7 +88,7 @@ fn shadowed_rules(asking: &Asking<'_>, hosts: &[&str], chosen: Option<&Arc<Virtu
     let mut shadowed = Vec::new();
     for other in others.filter(|v| v.family != Family::Default && about(v)) {
         let why = why_shadowed(asking, other, chosen);
-        for route in &other.routes {
+        for route in other.routes.iter() {
             let Some(object) = &route.rule.object else { continue };
             let reference = reference::of_object(asking.world.compiler, object);
             let known = |s: &Shadowed| s.reference == reference;

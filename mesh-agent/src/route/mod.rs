@@ -63,7 +63,7 @@ impl<'a> Head<'a> {
 
 /// The first route whose conditions all hold.
 pub fn find<'v>(host: &'v VirtualHost, facts: &Facts<'_>, head: &Head<'_>) -> Option<&'v Arc<Route>> {
-    host.routes.iter().find(|route| check(route, facts, head).is_ok())
+    host.routes.candidates(head.path(), head.headers).find(|route| check(route, facts, head).is_ok())
 }
 
 /// Whether `route` takes the request; else the first condition that does not hold.

@@ -493,3 +493,45 @@ proptest! {
         prop_assert!(takes(matcher, &parts));
     }
 }
+
+/// What the `nth` rule wants, out of every kind that a glance knows and some that it does not.
+fn nth_matcher(nth: usize) -> Matcher {
+    let value = |text: &str| Arc::<str>::from(text);
+    let header = |name: &'static str, invert| HeaderMatch {
+        name: HeaderName::from_static(name),
+        value: StringMatch::Prefix(value("v")),
+        invert,
+    };
+    let prefix = |text: &str, ignore_case| PathMatch::Prefix { value: value(text), ignore_case };
+    let paths = [
+        None,
+        Some(PathMatch::Exact { value: value("/a"), ignore_case: false }),
+        Some(PathMatch::Exact { value: value("/long/path/9"), ignore_case: false }),
+        Some(prefix("/long/pa", false)),
+        Some(prefix("/LONG", true)),
+        Some(prefix("", false)),
+        Some(PathMatch::SegmentPrefix(value("/long/"))),
+    ];
+    let headers = [vec![], vec![header("x-a", false)], vec![header("x-b", true), header("x-c", false)]];
+    let headers = headers[nth / paths.len() % headers.len()].clone();
+    Matcher { path: paths[nth % paths.len()].clone(), headers, ..Matcher::default() }
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_glance_never_hides_the_route_that_would_be_found(
+        rules in proptest::collection::vec(0_usize..21, 0..12),
+        path in "(/|/a|/long|/long/path/9|/long/pass|/LONG/x|/longer)(\\?q)?",
+        sent in proptest::collection::vec((0_usize..3, "[vw]{0,2}"), 0..3),
+    ) {
+        let host = host(rules.iter().map(|nth| route("r", nth_matcher(*nth))).collect());
+        let mut headers = HeaderMap::new();
+        for (name, value) in &sent {
+            headers.append(["x-a", "x-b", "x-c"][*name], value.parse().unwrap());
+        }
+        let head = Head { method: "GET", scheme: "http", authority: "a", target: &path, headers: &headers };
+        let one_by_one = host.routes.iter().position(|route| check(route, &facts(), &head).is_ok());
+        let found = find(&host, &facts(), &head).map(Arc::as_ptr);
+        proptest::prop_assert_eq!(found, one_by_one.map(|nth| Arc::as_ptr(&host.routes[nth])));
+    }
+}

@@ -221,7 +221,7 @@ mod tests {
                 namespace: namespace.into(),
                 export,
                 ports: ports.to_vec(),
-                routes: Vec::new(),
+                routes: crate::snapshot::route::RouteTable::default(),
             })
         };
         let mut snapshot = Snapshot::default();

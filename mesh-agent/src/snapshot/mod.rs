@@ -15,6 +15,7 @@ mod pattern;
 pub mod policy;
 pub mod route;
 mod service;
+mod table;
 mod workload;
 
 pub use egress::{EgressListener, EgressScope, OutboundPolicy, ScopedHost, ScopedNamespace, covers_host};

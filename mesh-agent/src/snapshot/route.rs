@@ -5,6 +5,7 @@
 //! per request.
 
 pub use super::pattern::{Pattern, PatternError};
+pub use super::table::RouteTable;
 
 use crate::config::resource::ObjectKey;
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -24,7 +25,7 @@ pub struct VirtualHost {
     /// The Service's ports it speaks for (Gateway API `parentRefs[].port`); empty: all.
     pub ports: Vec<u16>,
     /// First match wins, except that a route whose `Conditions` do not hold is passed over.
-    pub routes: Vec<Arc<Route>>,
+    pub routes: RouteTable,
 }
 
 /// Whose rules hold where the two differ (SEMANTICS §3 and §11); for one host the smaller counts.

@@ -36,6 +36,8 @@ pub(super) enum Proxy {
     Nginx,
     /// mesh-agent with an explicit listener
     Undermesh,
+    /// The same with a VirtualService of 50 rules whose last one matches, retries, limits and outlier detection
+    Armed,
     /// Pod to pod on a lab node, outside the mesh
     PodDirect,
     /// Pod to Service on a lab node, through the kernel's connect hook and the agent; sk_msg off
@@ -70,8 +72,8 @@ impl Proxy {
                 return Err(format!("{} needs root: sudo, or leave it out with --proxy", self.name()));
             }
             Self::PodDirect => return std::env::current_exe().map_err(|e| e.to_string()),
-            Self::Undermesh | Self::Hook | Self::HookSkMsg => {
-                (Some(programs.agent.clone()).filter(|p| p.exists()), "cargo build --profile fast --package mesh-agent")
+            Self::Undermesh | Self::Armed | Self::Hook | Self::HookSkMsg => {
+                (Some(programs.agent.clone()).filter(|p| p.exists()), "cargo build --release --package mesh-agent")
             }
         };
         path.ok_or_else(|| format!("{} is not installed: {fix}", self.name()))
@@ -139,10 +141,13 @@ impl Proxy {
                 let file = write(work, "nginx.conf", &nginx(work, &workers))?;
                 words(&[&program, "-p", &work.display().to_string(), "-c", &file])
             }
-            Self::Undermesh => {
-                let config = work.join("undermesh");
+            Self::Undermesh | Self::Armed => {
+                let config = work.join(self.name());
                 fs::create_dir_all(&config)?;
                 write(&config, "service.yaml", &undermesh())?;
+                if self == Self::Armed {
+                    write(&config, "policy.yaml", &policy())?;
+                }
                 let (grpc, tcp) = (format!("{PROXY}=bench/echo:80"), format!("{PROXY_TCP}=bench/echo:81"));
                 let (config, run) = (config.display().to_string(), work.join("run").display().to_string());
                 words(&[
@@ -330,5 +335,27 @@ fn undermesh() -> String {
          spec:\n  clusterIP: 10.96.0.77\n  ports:\n  - {{name: grpc, port: 80, targetPort: {GRPC_PORT}}}\n  - {{name: tcp, port: 81, targetPort: {ECHO_PORT}}}\n{}{}",
         slice("grpc", GRPC_PORT),
         slice("tcp", ECHO_PORT)
+    )
+}
+
+/// 49 rules that each look at the request and let it pass, then the one that takes it.
+fn policy() -> String {
+    let destination = "{destination: {host: echo}}";
+    let rules: String = (0..49)
+        .map(|n| match n % 4 {
+            0 => format!("{{uri: {{exact: /v{n}.Service/Method}}}}"),
+            1 => format!("{{uri: {{prefix: /bench}}, headers: {{x-tier: {{exact: t{n}}}}}}}"),
+            2 => format!("{{headers: {{user-agent: {{regex: \"client/{n}[.].*\"}}}}}}"),
+            _ => format!("{{headers: {{x-user: {{prefix: u{n}}}}}}}"),
+        })
+        .map(|matcher| format!("  - {{match: [{matcher}], route: [{destination}]}}\n"))
+        .collect();
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: echo, namespace: bench}}\n\
+         spec:\n  hosts: [echo]\n  http:\n{rules}  - route: [{destination}]\n    timeout: 30s\n    \
+         retries: {{attempts: 3, perTryTimeout: 10s, retryOn: \"unavailable,connect-failure,5xx\"}}\n\
+         ---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: echo, namespace: bench}}\n\
+         spec:\n  host: echo\n  trafficPolicy:\n    outlierDetection: {{consecutive5xxErrors: 5, interval: 1s}}\n    \
+         connectionPool: {{tcp: {{maxConnections: 1000}}, http: {{http2MaxRequests: 10000, maxRetries: 100}}}}\n"
     )
 }

@@ -150,8 +150,11 @@ fn plot(cell: Cell, rows: &[Row]) -> String {
     for (at, row) in rows.iter().enumerate() {
         let y = 32 + at * LINE;
         let width = (row.median / most * WIDTH).max(1.0);
-        let colour =
-            if matches!(row.proxy, Proxy::Undermesh | Proxy::Hook | Proxy::HookSkMsg) { "#1f77b4" } else { "#b0b0b0" };
+        let colour = if matches!(row.proxy, Proxy::Undermesh | Proxy::Armed | Proxy::Hook | Proxy::HookSkMsg) {
+            "#1f77b4"
+        } else {
+            "#b0b0b0"
+        };
         let _ = writeln!(
             svg,
             "<text x=\"8\" y=\"{}\">{} ×{}</text><rect x=\"{LABEL}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{}\">{:.0}</text>",

@@ -247,6 +247,6 @@ pub(super) fn default_host(host: &Arc<str>, defaults: &Defaults) -> VirtualHost 
         namespace: "".into(),
         export: Visibility::Public,
         ports: Vec::new(),
-        routes: vec![Arc::new(route)],
+        routes: vec![Arc::new(route)].into(),
     }
 }

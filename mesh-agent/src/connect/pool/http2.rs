@@ -57,20 +57,23 @@ impl Pool {
     /// A connection with room for one more call. The first call opens one, and so does each that finds all full; calls
     /// that come meanwhile wait with it.
     pub(super) async fn lease(self: &Rc<Self>, pools: &Pools, way: Way<'_>) -> Result<Http2Lease, ConnectError> {
-        let mut pending = None;
+        let (mut pending, mut listening) = (None, None);
         loop {
-            let mut word = self.limited.as_ref().map(|(limits, open)| Word::new(limits, open));
-            if let Some(word) = &mut word {
-                word.listen();
-            }
             if let Some(connection) = self.with_room(Nanos::now()) {
                 let request = self.limited.as_ref().map(|(limits, open)| limits.request(Some(open))).transpose()?;
                 return Ok(Http2Lease { connection, request });
             }
-            if let (Some((limits, _)), None) = (&self.limited, &pending) {
-                pending = Some(limits.pending()?);
+            if let Some((limits, open)) = &self.limited {
+                if listening.is_none() {
+                    // What comes free from now on is heard; what came free since the look above is found by the next.
+                    listening.insert(Word::new(limits, open)).listen();
+                    continue;
+                }
+                if pending.is_none() {
+                    pending = Some(limits.pending()?);
+                }
             }
-            match (self.connecting(pools, way)?, word) {
+            match (self.connecting(pools, way)?, listening.take()) {
                 (Some(connecting), _) => made(connecting, way).await?,
                 (None, Some(word)) => {
                     word.heard().await;

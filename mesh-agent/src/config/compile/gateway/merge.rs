@@ -232,7 +232,7 @@ impl Host {
             namespace: "".into(),
             export: Visibility::Public,
             ports: Vec::new(),
-            routes,
+            routes: routes.into(),
         }
     }
 }

@@ -171,7 +171,7 @@ impl Compiled {
             namespace: Arc::clone(&self.namespace),
             export: self.export.clone(),
             ports: Vec::new(),
-            routes,
+            routes: routes.into(),
         })
     }
 

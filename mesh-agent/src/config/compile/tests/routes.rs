@@ -28,7 +28,7 @@ fn destination_rule(name: &str, spec: &str) -> String {
 fn routes(yaml: &str, host: &str) -> (Vec<Arc<Route>>, Vec<String>) {
     let (snapshot, diagnostics) = compiled(yaml);
     let found = seen(&snapshot, "shop", &format!("{host}.shop.svc.cluster.local"));
-    (found.map(|v| v.routes.clone()).unwrap_or_default(), diagnostics)
+    (found.map(|v| v.routes.to_vec()).unwrap_or_default(), diagnostics)
 }
 
 fn forward(route: &Route) -> &Forward {
