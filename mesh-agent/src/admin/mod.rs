@@ -28,6 +28,7 @@ pub enum Question {
     Diagnostics,
     Connections,
     Explain(Box<crate::explain::Question>),
+    Seen(crate::explain::seen::Look),
     LogLevel,
     SetLogLevel(String),
     SetSkMsg(bool),

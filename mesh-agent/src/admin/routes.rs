@@ -21,6 +21,10 @@ const PATHS: &[(&str, &str)] = &[
         "POST /explain",
         "body: {\"from\": \"default/web\", \"url\": \"reviews:9080/\"}: why a request goes where it goes",
     ),
+    (
+        "POST /seen",
+        "body: {\"from\": \"default/web\", \"what\": \"routes\"}: services, routes or endpoints as a pod sees them",
+    ),
     ("GET /metrics", "Prometheus text"),
     ("GET|PUT /log-level", "body: a filter such as info,mesh_agent::connect=debug"),
     ("PUT /kernel/sk-msg", "body: on or off"),
@@ -55,7 +59,11 @@ pub(super) fn question(method: &Method, path: &str, body: &[u8]) -> Result<Quest
             Ok(question) => Ok(Question::Explain(Box::new(question))),
             Err(error) => Err(Wrong::Body(format!("the body is no question: {error}"))),
         },
-        "/explain" => Err(Wrong::Method("POST")),
+        "/seen" if method == Method::POST => match serde_json::from_slice(body) {
+            Ok(look) => Ok(Question::Seen(look)),
+            Err(error) => Err(Wrong::Body(format!("the body is no question: {error}"))),
+        },
+        "/explain" | "/seen" => Err(Wrong::Method("POST")),
         "/log-level" if method == Method::GET => Ok(Question::LogLevel),
         "/log-level" if method == Method::PUT => Ok(Question::SetLogLevel(text(body)?.to_owned())),
         "/log-level" => Err(Wrong::Method("GET, PUT")),
@@ -126,7 +134,11 @@ mod tests {
             let (methods, path) = entry.split_once(' ').expect("method and path");
             for method in methods.split('|') {
                 let method = method.parse().expect("method");
-                let body = if path == "/explain" { &br#"{"url": "a"}"#[..] } else { b"on" };
+                let body = match path {
+                    "/explain" => &br#"{"url": "a"}"#[..],
+                    "/seen" => br#"{"from": "a", "what": "routes"}"#,
+                    _ => b"on",
+                };
                 let asked = question(&method, path, body);
                 assert!(asked.is_ok(), "{method} {path}: {asked:?}");
                 assert!(matches!(question(&Method::DELETE, path, b""), Err(Wrong::Method(_))), "DELETE {path}");

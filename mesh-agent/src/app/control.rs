@@ -323,6 +323,10 @@ impl Control {
                 let explained = explain::explain(&self.world(&snapshot, &|workload| self.trouble(workload)), &question);
                 Answer::json(&explained.map_err(|wrong| Refusal::Invalid(wrong.to_string()))?)
             }
+            Question::Seen(look) => {
+                let seen = explain::seen::look(&self.world(&snapshot, &|workload| self.trouble(workload)), &look);
+                Answer::json(&seen.map_err(|wrong| Refusal::Invalid(wrong.to_string()))?)
+            }
             Question::LogLevel => Answer::json(&view::LogLevel { filter: self.log.filter() }),
             Question::SetLogLevel(filter) => {
                 self.log.set(&filter).map_err(Refusal::Invalid)?;

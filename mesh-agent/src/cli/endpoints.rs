@@ -1,6 +1,7 @@
 //! `mesh-agent endpoints [SERVICE]`.
 
 use super::client::Client;
+use super::explain::Files;
 use super::output::{self, Format, Paint, Style};
 use super::table::{Cell, Table};
 use crate::admin::view::Endpoint;
@@ -11,9 +12,18 @@ use clap::Args;
 pub struct EndpointsArgs {
     /// SERVICE, NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORT; all services if left out
     pub service: Option<String>,
+    /// As this workload sees them, subsets one by one: POD, NAMESPACE/POD, [NAMESPACE/]deploy/NAME, …
+    #[arg(long, short = 's', value_name = "WORKLOAD")]
+    pub from: Option<String>,
+    #[command(flatten)]
+    pub files: Files,
 }
 
 pub(super) fn run(client: &Client, format: Format, args: &EndpointsArgs) -> Result<()> {
+    if args.from.is_some() || !args.files.files.is_empty() {
+        let from = args.from.as_deref().unwrap_or("default/");
+        return super::routes::endpoints(client, format, &args.files, from, args.service.as_deref());
+    }
     let mut rows: Vec<Endpoint> = client.read("/endpoints")?;
     if let Some(wanted) = &args.service {
         rows.retain(|row| matches(&row.service, wanted));
@@ -25,7 +35,7 @@ pub(super) fn run(client: &Client, format: Format, args: &EndpointsArgs) -> Resu
 }
 
 /// `reviews`, `default/reviews` and `default/reviews:9080` all name `default/reviews:9080`.
-fn matches(key: &str, wanted: &str) -> bool {
+pub(super) fn matches(key: &str, wanted: &str) -> bool {
     let service = key.rsplit_once(':').map_or(key, |(service, _)| service);
     let name = service.split_once('/').map_or(service, |(_, name)| name);
     [key, service, name].contains(&wanted)

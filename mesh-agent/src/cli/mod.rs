@@ -12,6 +12,7 @@ mod explain;
 mod kernel;
 mod log_level;
 mod output;
+mod routes;
 mod run;
 mod services;
 mod status;
@@ -79,7 +80,9 @@ pub enum Command {
     /// Why a request goes where it goes, and what it would be answered
     Explain(Box<explain::ExplainArgs>),
     /// Services: addresses, ports, protocols, who balances them
-    Services,
+    Services(routes::ServicesArgs),
+    /// Rules that may take a workload's requests: host, port, match, destination, object
+    Routes(routes::RoutesArgs),
     /// Open connections from apps, the oldest first: who to where, protocol, age, requests, bytes
     Connections,
     /// Pods: in the mesh, served elsewhere, or outside and why
@@ -133,7 +136,8 @@ fn dispatch(place: &Place, command: Command) -> Result<ExitCode> {
         Command::Run(args) => run::run(&place.run_dir, *args),
         Command::Status => status::run(&client, place.output),
         Command::Endpoints(args) => endpoints::run(&client, place.output, &args),
-        Command::Services => services::run(&client, place.output),
+        Command::Services(args) => services::run(&client, place.output, &args),
+        Command::Routes(args) => routes::run(&client, place.output, &args),
         Command::Connections => connections::run(&client, place.output),
         Command::Workloads => workloads::run(&client, place.output),
         Command::Kernel(args) => kernel::run(&client, place.output, &args),

@@ -2,11 +2,15 @@
 
 use super::client::Client;
 use super::output::{self, Format, Paint, Style};
+use super::routes::ServicesArgs;
 use super::table::{Cell, Table};
 use crate::admin::view::Service;
 use anyhow::Result;
 
-pub(super) fn run(client: &Client, format: Format) -> Result<()> {
+pub(super) fn run(client: &Client, format: Format, args: &ServicesArgs) -> Result<()> {
+    if args.workload.is_some() || !args.files.files.is_empty() {
+        return super::routes::services(client, format, args, args.workload.as_deref().unwrap_or("default/"));
+    }
     let rows: Vec<Service> = client.read("/services")?;
     output::print(format, &rows, |paint| draw(&rows, paint))
 }

@@ -93,7 +93,7 @@ impl Asking<'_> {
     }
 
     /// Every endpoint of the Service's port that belongs to the subset, asked or not.
-    fn endpoints(&self, target: &Target, service: Option<&Arc<Service>>) -> Vec<Endpoint> {
+    pub(super) fn endpoints(&self, target: &Target, service: Option<&Arc<Service>>) -> Vec<Endpoint> {
         let key = target.cluster.key();
         let listed = service.and_then(|s| s.ports.iter().find(|port| port.key == key.port));
         let labels = service.and_then(|service| self.subset_labels(service, key.subset.as_deref()));

@@ -11,6 +11,7 @@ mod lookup;
 pub mod offline;
 mod question;
 mod reference;
+pub mod seen;
 pub mod source;
 mod verdict;
 pub mod view;
@@ -73,30 +74,9 @@ pub fn explain(world: &World<'_>, question: &Question) -> Result<Explanation, Wr
         Some(name) => Found::Workload(lookup::gateway_pod(world, name)?),
         None => source::find(world.snapshot, &question.from)?,
     };
-    let (workload, assumed) = match found {
-        Found::Workload(workload) => (workload, false),
-        Found::Anybody(namespace) => (source::anybody(&namespace), true),
-    };
-    let client = Client { namespace: &workload.key.namespace, labels: &workload.labels };
-    let dialled = dial::dial(world.snapshot, &client, &asked, question)?;
-    let port = dialled.address.port();
-    let asking = Asking {
-        world,
-        asked: &asked,
-        destinations: Destinations::new(
-            Arc::new(ArcSwap::from(Arc::clone(world.snapshot))),
-            Arc::clone(world.registry),
-            Arc::default(),
-        ),
-        source: listen::Source { workload: Some(Arc::clone(&workload)), cookie: 0, dialer: Dialer::Host },
-        workload,
-        assumed,
-        wants: match question.gateway {
-            Some(_) => Wants::Gateway { port, sni: asked.https.then(|| asked.host.as_str().into()) },
-            None => Wants::Original(OrigDst::new(dialled.address)),
-        },
-        address: dialled.address,
-    };
+    let client = found.workload();
+    let dialled = dial::dial(world.snapshot, &client_of(&client), &asked, question)?;
+    let asking = Asking::new(world, &asked, found, question.gateway.as_deref(), dialled.address);
     let mut explanation = match &question.gateway {
         Some(name) => exchange::at_gateway(&asking, name),
         None => exchange::in_mesh(&asking),
@@ -105,9 +85,36 @@ pub fn explain(world: &World<'_>, question: &Question) -> Result<Explanation, Wr
     Ok(explanation)
 }
 
-impl Asking<'_> {
+fn client_of(workload: &Workload) -> Client<'_> {
+    Client { namespace: &workload.key.namespace, labels: &workload.labels }
+}
+
+impl<'a> Asking<'a> {
+    fn new(world: &'a World<'a>, asked: &'a Asked, found: Found, gateway: Option<&str>, address: SocketAddr) -> Self {
+        let workload = found.workload();
+        Self {
+            world,
+            asked,
+            destinations: Destinations::new(
+                Arc::new(ArcSwap::from(Arc::clone(world.snapshot))),
+                Arc::clone(world.registry),
+                Arc::default(),
+            ),
+            source: listen::Source { workload: Some(Arc::clone(&workload)), cookie: 0, dialer: Dialer::Host },
+            workload,
+            assumed: matches!(found, Found::Anybody(_)),
+            wants: match gateway {
+                Some(_) => {
+                    Wants::Gateway { port: address.port(), sni: asked.https.then(|| asked.host.as_str().into()) }
+                }
+                None => Wants::Original(OrigDst::new(address)),
+            },
+            address,
+        }
+    }
+
     fn client(&self) -> Client<'_> {
-        Client { namespace: &self.workload.key.namespace, labels: &self.workload.labels }
+        client_of(&self.workload)
     }
 
     fn request(&self) -> Request {

@@ -31,6 +31,15 @@ pub(super) enum Found {
     Anybody(Arc<str>),
 }
 
+impl Found {
+    pub(super) fn workload(&self) -> Arc<Workload> {
+        match self {
+            Self::Workload(workload) => Arc::clone(workload),
+            Self::Anybody(namespace) => anybody(namespace),
+        }
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Wanted<'a> {
     namespace: Option<&'a str>,
@@ -134,7 +143,7 @@ fn nobody(snapshot: &Snapshot, text: &str) -> Wrong {
 }
 
 /// A pod of a namespace of which nothing else is known.
-pub(super) fn anybody(namespace: &str) -> Arc<Workload> {
+fn anybody(namespace: &str) -> Arc<Workload> {
     let key = WorkloadKey { namespace: namespace.into(), name: "".into(), uid: "".into() };
     Arc::new(Workload {
         key,

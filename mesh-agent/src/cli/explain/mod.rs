@@ -2,6 +2,8 @@
 
 mod render;
 
+pub(super) use render::health;
+
 use super::client::Client;
 use super::output::{self, Format};
 use crate::balance::Registry;

@@ -210,7 +210,7 @@ impl Page {
     }
 }
 
-fn health(endpoint: &Endpoint) -> Cell {
+pub(in crate::cli) fn health(endpoint: &Endpoint) -> Cell {
     match (endpoint.ejected, endpoint.avoided, endpoint.health.as_str()) {
         (true, ..) => Cell::styled("ejected", Style::Bad),
         (_, true, _) => Cell::styled("avoided", Style::Bad),
