@@ -1,4 +1,5 @@
-//! What `explain` says of every shipped example: configuration → snapshot → decision, as a user reads it.
+//! What `explain`, `routes`, `services` and `endpoints` say of the shipped examples: configuration → snapshot →
+//! decision, as a user reads it.
 //!
 //! One golden for each family of examples, in `tests/goldens/explain`; `UPDATE_GOLDENS=1` writes them anew.
 
@@ -22,65 +23,100 @@ const FAMILIES: &[Family] = &[
         name: "pingpong",
         base: &["pingpong.yaml"],
         cases: &[
-            (&[], "--from deploy/ws001-api grpc://ws002-pingpong:9000/pingpong.PingPong/Ping"),
-            (&["scenarios/pingpong-abort.yaml"], "--from deploy/ws001-api grpc://ws002-pingpong:9000/a.B/C"),
-            (&["scenarios/pingpong-delay.yaml"], "--from deploy/ws001-api grpc://ws002-pingpong:9000/a.B/C"),
-            (&["scenarios/pingpong-retry.yaml"], "--from deploy/ws001-api http://ws001-api:7001/"),
-            (&["scenarios/pingpong-circuit-breaker.yaml"], "--from deploy/ws001-api grpc://ws002-pingpong:9000/a.B/C"),
+            (&[], "explain --from deploy/ws001-api grpc://ws002-pingpong:9000/pingpong.PingPong/Ping"),
+            (&["scenarios/pingpong-abort.yaml"], "explain --from deploy/ws001-api grpc://ws002-pingpong:9000/a.B/C"),
+            (&["scenarios/pingpong-delay.yaml"], "explain --from deploy/ws001-api grpc://ws002-pingpong:9000/a.B/C"),
+            (&["scenarios/pingpong-retry.yaml"], "explain --from deploy/ws001-api http://ws001-api:7001/"),
+            (
+                &["scenarios/pingpong-circuit-breaker.yaml"],
+                "explain --from deploy/ws001-api grpc://ws002-pingpong:9000/a.B/C",
+            ),
             (
                 &["ingress-gateway.yaml", "scenarios/pingpong-gateway.yaml"],
-                "--gateway pingpong/pingpong http://ws001.example.com:8080/api/x",
+                "explain --gateway pingpong/pingpong http://ws001.example.com:8080/api/x",
             ),
-            (&["scenarios/pingpong-gateway.yaml"], "--gateway pingpong/pingpong http://ws001.example.com:8080/"),
-            (&["scenarios/pingpong-gateway.yaml"], "--gateway pingpong/pingpong http://elsewhere.example:8080/"),
-            (&["scenarios/pingpong-gateway.yaml"], "--gateway pingpong/pingpong http://ws001.example.com/"),
+            (
+                &["scenarios/pingpong-gateway.yaml"],
+                "explain --gateway pingpong/pingpong http://ws001.example.com:8080/",
+            ),
+            (
+                &["scenarios/pingpong-gateway.yaml"],
+                "explain --gateway pingpong/pingpong http://elsewhere.example:8080/",
+            ),
+            (&["scenarios/pingpong-gateway.yaml"], "explain --gateway pingpong/pingpong http://ws001.example.com/"),
         ],
     },
     Family {
         name: "sock-shop",
         base: &["scenarios/sock-shop.yaml"],
         cases: &[
-            (&[], "http://carts/items"),
-            (&["scenarios/sock-shop-routes.yaml"], "http://orders/"),
-            (&["scenarios/carts-abort-80.yaml"], "http://carts/items"),
-            (&["scenarios/carts-delay-50.yaml"], "http://carts/items"),
-            (&["scenarios/carts-circuit-breaker.yaml"], "http://carts/items"),
-            (&["scenarios/carts-outlier.yaml"], "http://carts/items"),
-            (&["scenarios/carts-rate-limit.yaml"], "http://carts/items"),
-            (&["scenarios/retry-front-end.yaml"], "http://front-end/"),
-            (&["scenarios/retry-orders.yaml"], "http://orders/"),
+            (&[], "explain http://carts/items"),
+            (&["scenarios/sock-shop-routes.yaml"], "explain http://orders/"),
+            (&["scenarios/carts-abort-80.yaml"], "explain http://carts/items"),
+            (&["scenarios/carts-delay-50.yaml"], "explain http://carts/items"),
+            (&["scenarios/carts-circuit-breaker.yaml"], "explain http://carts/items"),
+            (&["scenarios/carts-outlier.yaml"], "explain http://carts/items"),
+            (&["scenarios/carts-rate-limit.yaml"], "explain http://carts/items"),
+            (&["scenarios/retry-front-end.yaml"], "explain http://front-end/"),
+            (&["scenarios/retry-orders.yaml"], "explain http://orders/"),
         ],
     },
     Family {
         name: "zones",
         base: &["scenarios/zones.yaml", "../../mesh-agent/tests/goldens/zones.yaml"],
         cases: &[
-            (&[], "--from client http://web/"),
-            (&["scenarios/locality-distribute.yaml"], "--from client http://web/"),
-            (&["scenarios/locality-failover.yaml"], "--from client http://web/"),
-            (&["scenarios/affinity-header.yaml"], "--from client http://web/ -H x-session:7"),
-            (&["scenarios/affinity-header.yaml"], "--from client http://web/"),
-            (&["scenarios/affinity-cookie.yaml"], "--from client http://web/ -H cookie:session=7"),
-            (&["scenarios/affinity-source-ip.yaml"], "--from client http://web/"),
-            (&["scenarios/slow-start.yaml"], "--from client http://web/"),
+            (&[], "explain --from client http://web/"),
+            (&["scenarios/locality-distribute.yaml"], "explain --from client http://web/"),
+            (&["scenarios/locality-failover.yaml"], "explain --from client http://web/"),
+            (&["scenarios/affinity-header.yaml"], "explain --from client http://web/ -H x-session:7"),
+            (&["scenarios/affinity-header.yaml"], "explain --from client http://web/"),
+            (&["scenarios/affinity-cookie.yaml"], "explain --from client http://web/ -H cookie:session=7"),
+            (&["scenarios/affinity-source-ip.yaml"], "explain --from client http://web/"),
+            (&["scenarios/slow-start.yaml"], "explain --from client http://web/"),
         ],
     },
     Family {
         name: "reviews",
         base: &["../../mesh-agent/tests/goldens/reviews.yaml"],
         cases: &[
-            (&["scenarios/reviews-cookie-burr.yaml"], "--from productpage reviews:9080/ -H cookie:user=burr"),
-            (&["scenarios/reviews-cookie-burr.yaml"], "--from productpage reviews:9080/ -H cookie:user=jason"),
-            (&["scenarios/reviews-mirror.yaml"], "--from productpage reviews:9080/"),
-            (&["scenarios/broken.yaml"], "--from productpage reviews:9080/"),
+            (&["scenarios/reviews-cookie-burr.yaml"], "explain --from productpage reviews:9080/ -H cookie:user=burr"),
+            (&["scenarios/reviews-cookie-burr.yaml"], "explain --from productpage reviews:9080/ -H cookie:user=jason"),
+            (&["scenarios/reviews-mirror.yaml"], "explain --from productpage reviews:9080/"),
+            (&["scenarios/broken.yaml"], "explain --from productpage reviews:9080/"),
+        ],
+    },
+    Family {
+        name: "workloads",
+        base: &[],
+        cases: &[
+            (&["pingpong.yaml", "scenarios/pingpong-retry.yaml"], "routes pingpong/deploy/ws001-api"),
+            (&["scenarios/sock-shop.yaml", "scenarios/sock-shop-routes.yaml"], "routes sock-shop/deploy/front-end-v1"),
+            (&["scenarios/sock-shop.yaml", "scenarios/sock-shop-routes.yaml"], "services sock-shop/deploy/orders-v1"),
+            (
+                &["scenarios/sock-shop.yaml", "scenarios/sock-shop-routes.yaml"],
+                "endpoints orders --from sock-shop/deploy/front-end-v1",
+            ),
+            (
+                &[
+                    "scenarios/zones.yaml",
+                    "../../mesh-agent/tests/goldens/zones.yaml",
+                    "scenarios/locality-failover.yaml",
+                ],
+                "endpoints --from zones/client",
+            ),
+            (&["scenarios/sock-shop.yaml", "scenarios/registry-only.yaml"], "services shop/"),
+            (&["scenarios/sock-shop.yaml", "scenarios/registry-only.yaml"], "services sock-shop/"),
+            (&["../../mesh-agent/tests/goldens/reviews.yaml", "scenarios/broken.yaml"], "routes default/"),
+            (&["scenarios/sock-shop.yaml"], "routes sock-shop/ --host nowhere"),
+            (&["scenarios/sock-shop.yaml"], "routes nobody"),
         ],
     },
     Family {
         name: "outside",
         base: &[],
         cases: &[
-            (&["scenarios/registry-only.yaml"], "--from shop/ http://example.org/"),
-            (&["scenarios/external-host.yaml"], "--from shop/ http://api.example.com/"),
+            (&["scenarios/registry-only.yaml"], "explain --from shop/ http://example.org/"),
+            (&["scenarios/external-host.yaml"], "explain --from shop/ http://api.example.com/"),
         ],
     },
 ];
@@ -92,14 +128,15 @@ fn shipped_examples_decide_as_their_goldens_say() {
         let mut said = String::new();
         for (more, question) in family.cases {
             let from = if family.name == "sock-shop" { SHOP } else { "" };
+            let (command, question) = question.split_once(' ').unwrap();
             let files = family.base.iter().chain(*more).flat_map(|file| ["-f".to_owned(), example(file)]);
             let args: Vec<String> =
                 files.chain(from.split_whitespace().chain(question.split_whitespace()).map(str::to_owned)).collect();
-            let output = explain(&args);
+            let output = run(command, &args);
             let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
             let text = without_lines(&text);
             let code = output.status.code().unwrap();
-            said += &format!("$ mesh-agent explain {}\n{text}exit code {code}\n\n", args.join(" "));
+            said += &format!("$ mesh-agent {command} {}\n{text}exit code {code}\n\n", args.join(" "));
         }
         let golden = root().join(format!("mesh-agent/tests/goldens/explain/{}.txt", family.name));
         if std::env::var_os("UPDATE_GOLDENS").is_some() {
@@ -157,9 +194,13 @@ fn json_and_yaml_are_one() {
 }
 
 /// Runs in the repository's root: places in the output are relative.
+fn run(command: &str, args: &[String]) -> Output {
+    let mut agent = Command::new(env!("CARGO_BIN_EXE_mesh-agent"));
+    agent.current_dir(root()).env_remove("UNDERMESH_SOCKET").arg(command).args(args).output().unwrap()
+}
+
 fn explain(args: &[String]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-agent"));
-    command.current_dir(root()).env_remove("UNDERMESH_SOCKET").arg("explain").args(args).output().unwrap()
+    run("explain", args)
 }
 
 /// `a.yaml:12` → `a.yaml`: a comment more in an example changes no decision.

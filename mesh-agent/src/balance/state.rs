@@ -102,6 +102,11 @@ impl EndpointState {
         self.monitor.is_ejected()
     }
 
+    /// How much longer an ejection lasts at least: it ends with the first round after that. `None`: not ejected.
+    pub fn ejected_for(&self, now: Nanos) -> Option<Duration> {
+        self.monitor.until().map(|until| until.since(now))
+    }
+
     /// Expected cost of one more request: average latency × (requests in flight × `scale` + 1), Finagle's peak EWMA.
     /// `scale`: the mean weight ÷ the endpoint's own.
     ///

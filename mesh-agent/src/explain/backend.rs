@@ -1,7 +1,7 @@
 //! A rule's destination: the cluster under the policy that holds for the client, its endpoints and what is known of them.
 
-use super::view::{Backend, Endpoint, Policy, Sent, Verdict};
-use super::{Asking, verdict, words};
+use super::view::{Backend, Endpoint, Policy, Sent};
+use super::{Asking, words};
 use crate::balance::{self, Ask, Cluster, RequestFacts};
 use crate::destination::Target;
 use crate::error::Failure;
@@ -30,13 +30,12 @@ pub(super) fn unknown(to: &To, port: u16, total: u64) -> Backend {
 }
 
 impl Asking<'_> {
-    /// Fills in what is known of a target.
-    pub(super) fn describe(&self, backend: &mut Backend, target: &Target) {
+    /// Fills in what is known of a target. `affinity`: the request's hash. Some: why no endpoint can be chosen.
+    pub(super) fn describe(&self, backend: &mut Backend, target: &Target, affinity: Option<u64>) -> Option<String> {
         let (snapshot, client) = (self.world.snapshot, self.client());
         backend.to = target.name.to_string();
         let service = snapshot.service_by_host(&client, &target.service).filter(|s| s.host == target.service);
         let rules = service.and_then(|s| snapshot.destination_policy(&client, s, &snapshot.mesh().root_namespace));
-        let affinity = self.affinity(target);
         backend.endpoints = self.endpoints(target, service);
         if affinity.is_some() {
             let ask = Ask { hash: affinity, now: self.world.now, ..Ask::default() };
@@ -45,9 +44,7 @@ impl Asking<'_> {
             backend.chosen = chosen.ok().map(|chosen| chosen.addr().addr());
         }
         backend.policy = Some(self.policy(target, service, rules, affinity));
-        if target.cluster.usable(self.world.now).is_err() {
-            backend.refusal = Some(self.no_endpoint(backend, service));
-        }
+        target.cluster.usable(self.world.now).is_err().then(|| self.no_endpoint(backend, service))
     }
 
     fn policy(
@@ -77,7 +74,7 @@ impl Asking<'_> {
 
     /// The request's hash, where the policy wants one and the request has it. A cookie that the agent would make depends
     /// on the connection's port, so it is nobody's yet.
-    fn affinity(&self, target: &Target) -> Option<u64> {
+    pub(super) fn affinity(&self, target: &Target) -> Option<u64> {
         let Balancer::ConsistentHash(hash) = &target.policy.balancer else { return None };
         let own = self.workload.ips.first();
         let known = !matches!(hash.key, snapshot::policy::HashKey::SourceIp) || own.is_some();
@@ -131,7 +128,8 @@ impl Asking<'_> {
         addr: crate::addr::EndpointAddr,
         listed: Option<&snapshot::Endpoint>,
     ) -> Endpoint {
-        let state = cluster.endpoints().find(|(_, state)| state.addr == addr);
+        let state = cluster.endpoints().find(|(_, state)| state.addr == addr || state.other == Some(addr));
+        let ejected = state.and_then(|(_, state)| state.ejected_for(self.world.now));
         Endpoint {
             address: addr.addr(),
             workload: listed.and_then(|e| e.workload.as_ref()).map(|workload| workload.key.to_string()),
@@ -139,18 +137,20 @@ impl Asking<'_> {
             weight: listed.map_or(1, |e| e.weight),
             health: listed.map_or_else(|| "ready".into(), |e| words::word(&e.health)),
             priority: state.map(|(priority, _)| priority),
-            ejected: state.is_some_and(|(_, state)| state.is_ejected()),
+            second: state.is_some_and(|(_, state)| state.addr != addr),
+            ejected: ejected.is_some(),
+            ejected_ms: ejected.map_or(0, words::millis),
             avoided: state.is_some_and(|(_, state)| state.is_avoided(self.world.now)),
             active: state.map_or(0, |(_, state)| state.active()),
             latency_ms: state.and_then(|(_, state)| state.latency()).map(|latency| latency.as_secs_f64() * 1e3),
         }
     }
 
-    fn no_endpoint(&self, backend: &Backend, service: Option<&Arc<Service>>) -> Verdict {
+    fn no_endpoint(&self, backend: &Backend, service: Option<&Arc<Service>>) -> String {
         let of = backend.subset.as_ref().map(|subset| format!(" subset {subset}")).unwrap_or_default();
         let count = |health: &str| backend.endpoints.iter().filter(|e| e.health == health).count();
         let (to, not_ready) = (&backend.to, count("notready"));
-        let why = if backend.endpoints.iter().any(|endpoint| endpoint.ejected) {
+        if backend.endpoints.iter().any(|endpoint| endpoint.ejected) {
             format!("all endpoints of {to}{of} are ejected")
         } else if not_ready > 0 {
             format!("{to}{of} has {not_ready} endpoints, none of them ready")
@@ -162,8 +162,7 @@ impl Asking<'_> {
                 }
                 _ => format!("{to}{of} has no endpoints"),
             }
-        };
-        verdict::refused(&Failure::NoEndpoint, &self.asked.parts.headers, &why)
+        }
     }
 
     /// What the endpoint gets, where that is not what the client sent.

@@ -1,17 +1,16 @@
 //! A request's way in the order of `proxy/exchange.rs`: rules, filters, action, destinations.
 
+use super::filters::{cors_filter, forward_filters, header_filters};
+use super::l4::opaque;
 use super::question::Speaks;
-use super::view::{Backend, Explanation, Filter, Lookup, NearMiss, Retry, Verdict};
+use super::view::{Backend, Explanation, Lookup, NearMiss, Retry, Verdict};
 use super::{Asking, backend, lookup, reference, verdict, words};
 use crate::destination::resolve::{self, To};
 use crate::destination::{self, Target};
 use crate::error::Failure;
 use crate::route::{self, Facts, Head, cors, redirect};
-use crate::snapshot::Protocol;
 use crate::snapshot::gateway::{App, Server};
-use crate::snapshot::route::{
-    Action, BackendTo, Cors, Destination, Family, Fault, Forward, Redirect, Route, VirtualHost,
-};
+use crate::snapshot::route::{Action, BackendTo, Destination, Family, Forward, Redirect, Route, VirtualHost};
 use http::StatusCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -207,7 +206,10 @@ impl Asking<'_> {
         for to in &forward.backends {
             let mut backend = backend::unknown(to, routes.port, total);
             match self.target(routes, to).map_err(|failure| missing(failure, routes.host.family)) {
-                Ok(target) => self.describe(&mut backend, &target),
+                Ok(target) => {
+                    let why = self.describe(&mut backend, &target, self.affinity(&target));
+                    backend.refusal = why.map(|why| verdict::refused(&Failure::NoEndpoint, headers, &why));
+                }
                 Err(failure) => {
                     backend.refusal = Some(verdict::refused(&failure, headers, &self.why_missing(to, routes.port)));
                 }
@@ -253,24 +255,6 @@ impl Asking<'_> {
         }
     }
 
-    fn admission(&self, taken: &Route) -> Vec<Filter> {
-        let mut all = Vec::new();
-        if let Some(limit) = &taken.rate_limit {
-            let every = words::time(limit.fill_interval);
-            let of = self.reference(&limit.rule).object;
-            let text = format!(
-                "{of}: {} at once, {} more every {every}, for each source",
-                limit.max_tokens, limit.tokens_per_fill
-            );
-            all.push(filter("rate-limit", text, limit.share));
-        }
-        let Some(fault) = taken.fault.as_deref() else { return all };
-        let Fault { delay, abort } = fault;
-        all.extend(delay.as_ref().map(|delay| filter("fault-delay", words::time(delay.fixed), delay.share)));
-        all.extend(abort.as_ref().map(|abort| filter("fault-abort", words::abort(abort.with), abort.share)));
-        all
-    }
-
     /// Why a destination has no cluster.
     fn why_missing(&self, to: &crate::snapshot::route::Backend, port: u16) -> String {
         let snapshot = self.world.snapshot;
@@ -305,51 +289,8 @@ fn missing(failure: Failure, family: Family) -> Failure {
     }
 }
 
-/// Bytes: what they carry is not looked into.
-fn opaque(asking: &Asking<'_>, target: Result<&Rc<Target>, Failure>) -> Explanation {
-    let to = resolve::connection(asking.world.snapshot, &asking.client(), &asking.wants);
-    let mut explanation = asking.blank(lookup::of_destination(asking, &to), None);
-    explanation.notes.extend(lookup::hidden(asking, &to, &asking.asked.host));
-    match target {
-        Err(failure) => {
-            let why = nobody(&to, &asking.asked.host);
-            let flags = failure.answer().flags;
-            explanation.verdict = verdict::reset((!flags.is_empty()).then(|| flags.to_string()), &why);
-        }
-        Ok(target) => {
-            let mut backend = Backend {
-                to: target.name.to_string(),
-                subset: None,
-                weight: 1,
-                percent: 100.0,
-                sent: None,
-                policy: None,
-                endpoints: Vec::new(),
-                chosen: None,
-                refusal: None,
-            };
-            asking.describe(&mut backend, target);
-            explanation.verdict =
-                backend.refusal.clone().unwrap_or_else(|| verdict::forwarded(forwarded_to(&backend, 0)));
-            if target.protocol.is_opaque() && matches!(to, To::Service(..)) {
-                explanation.lookup.taken_by = "kernel".into();
-            }
-            if asking.asked.speaks == Speaks::Http && target.protocol.is_opaque() && matches!(to, To::Service(..)) {
-                let port = asking.address.port();
-                let word = if target.protocol == Protocol::Tls { "tls" } else { "tcp" };
-                explanation.notes.push(format!(
-                    "port {port} is declared {word}: HTTP is not looked into, rules for HTTP do not hold; \
-                     name the port http-… or set appProtocol"
-                ));
-            }
-            explanation.backends.push(backend);
-        }
-    }
-    explanation
-}
-
 /// Why a host has no rules and no destination.
-fn nobody(to: &To, host: &str) -> String {
+pub(super) fn nobody(to: &To, host: &str) -> String {
     match to {
         To::Blocked => {
             format!("nobody declared {host}, and the client may reach only what is declared (REGISTRY_ONLY)")
@@ -359,8 +300,8 @@ fn nobody(to: &To, host: &str) -> String {
     }
 }
 
-fn forwarded_to(backend: &Backend, others: usize) -> String {
-    let usable = backend.endpoints.iter().filter(|e| e.priority.is_some() && !e.ejected).count();
+pub(super) fn forwarded_to(backend: &Backend, others: usize) -> String {
+    let usable = backend.endpoints.iter().filter(|e| e.priority.is_some() && !e.second && !e.ejected).count();
     let subset = backend.subset.as_ref().map(|subset| format!(" subset {subset}")).unwrap_or_default();
     let more = match others {
         0 => String::new(),
@@ -375,52 +316,4 @@ fn forwarded_to(backend: &Backend, others: usize) -> String {
 /// `33.3` for a third, `50` for a half.
 fn round(percent: f64) -> f64 {
     (percent * 10.0).round() / 10.0
-}
-
-fn filter(kind: &str, text: String, share: u32) -> Filter {
-    Filter { kind: kind.into(), text, percent: words::percent(share) }
-}
-
-fn cors_filter(cors: &Cors, head: &Head<'_>) -> Filter {
-    let origins: Vec<String> = cors.allow_origins.iter().map(ToString::to_string).collect();
-    let asked = match cors::allowed_origin(cors, head.headers) {
-        Some(origin) => format!("; {} is allowed", String::from_utf8_lossy(origin.as_bytes())),
-        None if head.headers.contains_key(http::header::ORIGIN) => "; this one is not".into(),
-        None => String::new(),
-    };
-    filter("cors", format!("origins {}{asked}", origins.join(", ")), 1_000_000)
-}
-
-fn header_filters(taken: &Route) -> Vec<Filter> {
-    let of = |kind, change: &Option<Arc<crate::snapshot::route::HeaderChange>>| {
-        change.as_ref().map(|change| filter(kind, words::change(change), 1_000_000))
-    };
-    [of("request-headers", &taken.headers.request), of("response-headers", &taken.headers.response)]
-        .into_iter()
-        .flatten()
-        .collect()
-}
-
-fn forward_filters(forward: &Forward) -> Vec<Filter> {
-    let mut all = Vec::new();
-    if let Some(rewrite) = &forward.rewrite {
-        let path = rewrite.path.as_ref().map(|_| "path");
-        let authority = rewrite.authority.as_ref().map(|_| "host");
-        let what: Vec<&str> = path.into_iter().chain(authority).collect();
-        all.push(filter("rewrite", what.join(" and "), 1_000_000));
-    }
-    let of_backends = forward.backends.iter().flat_map(|backend| &backend.mirrors);
-    all.extend(forward.mirrors.iter().chain(of_backends).map(|mirror| {
-        let Destination { host, port, subset } = &mirror.to;
-        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-        let subset = subset.as_ref().map(|subset| format!(" subset {subset}")).unwrap_or_default();
-        filter("mirror", format!("a copy to {host}{port}{subset}"), mirror.share)
-    }));
-    all.extend(forward.hedge.as_ref().map(|hedge| {
-        let delay = hedge.delay.map(words::time);
-        let per_try = hedge.on_per_try_timeout.then(|| "the per-try timeout".to_owned());
-        let when = delay.into_iter().chain(per_try).collect::<Vec<_>>().join(" or ");
-        filter("hedge", format!("another attempt after {when}, {} at most", hedge.max_attempts), 1_000_000)
-    }));
-    all
 }

@@ -7,6 +7,8 @@
 mod backend;
 mod dial;
 mod exchange;
+mod filters;
+mod l4;
 mod lookup;
 pub mod offline;
 mod question;
@@ -76,7 +78,7 @@ pub fn explain(world: &World<'_>, question: &Question) -> Result<Explanation, Wr
     };
     let client = found.workload();
     let dialled = dial::dial(world.snapshot, &client_of(&client), &asked, question)?;
-    let asking = Asking::new(world, &asked, found, question.gateway.as_deref(), dialled.address);
+    let asking = Asking::new(world, &asked, &found, question.gateway.as_deref(), dialled.address);
     let mut explanation = match &question.gateway {
         Some(name) => exchange::at_gateway(&asking, name),
         None => exchange::in_mesh(&asking),
@@ -90,7 +92,7 @@ fn client_of(workload: &Workload) -> Client<'_> {
 }
 
 impl<'a> Asking<'a> {
-    fn new(world: &'a World<'a>, asked: &'a Asked, found: Found, gateway: Option<&str>, address: SocketAddr) -> Self {
+    fn new(world: &'a World<'a>, asked: &'a Asked, found: &Found, gateway: Option<&str>, address: SocketAddr) -> Self {
         let workload = found.workload();
         Self {
             world,

@@ -30,6 +30,7 @@ pub struct Offline {
 const MOST_REPLICAS: u32 = 100;
 const PODS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 const SERVICES: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
+const NAMES: Ipv4Addr = Ipv4Addr::new(198, 19, 128, 0);
 
 /// Reads and compiles files and folders.
 ///
@@ -42,9 +43,17 @@ pub fn load(paths: &[PathBuf], cluster_domain: &str) -> Result<Offline, Vec<Diag
         return Err(unreadable);
     }
     let mut objects = scan.changes.upserts;
-    let notes = play_cluster(&mut objects);
+    let mut notes = play_cluster(&mut objects);
     let mut compiler = Compiler::new(Settings { node: "".into(), cluster_domain: cluster_domain.into() });
-    let update = compiler.apply(Changes { upserts: objects, ..Changes::default() });
+    let mut update = compiler.apply(Changes { upserts: objects, ..Changes::default() });
+    let mut names: Vec<Arc<str>> = compiler.names().cloned().collect();
+    if !names.is_empty() {
+        names.sort();
+        notes.push(format!("DNS is not asked: an address is assumed for {}", names.join(", ")));
+        let addresses = (1..).map(|n| Ipv4Addr::from_bits(NAMES.to_bits() + n));
+        let resolved = names.into_iter().zip(addresses).map(|(name, ip)| (name, vec![ip.into()])).collect();
+        update = compiler.apply(Changes { resolved, ..Changes::default() });
+    }
     let findings = scan.diagnostics.into_iter().chain(compiler.diagnostics().cloned()).collect();
     Ok(Offline { snapshot: update.snapshot, compiler, findings, notes })
 }
@@ -234,6 +243,21 @@ spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 8080, name: 
         );
         let (_, gateway) = world.snapshot.gateways().next().unwrap();
         assert_eq!(&*gateway.names[0], "default/gw");
+    }
+
+    #[test]
+    fn names_have_addresses() {
+        let world = load_text(
+            "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: api}
+spec: {hosts: [api.example.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}
+",
+        );
+        let service = world.snapshot.services().next().unwrap();
+        assert_eq!(service.ports[0].endpoints.endpoints[0].addr.to_string(), "198.19.128.1:80");
+        assert!(world.notes.iter().any(|note| note.ends_with("for api.example.com")), "{:?}", world.notes);
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub struct EndpointRow {
 pub fn look(world: &World<'_>, look: &Look) -> Result<Seen, Wrong> {
     let asked = Asked::new(&Question { url: "http://nowhere/".into(), ..Question::default() })?;
     let address = SocketAddr::new(dial::SOMEWHERE, 80);
-    let asking = Asking::new(world, &asked, source::find(world.snapshot, &look.from)?, None, address);
+    let asking = Asking::new(world, &asked, &source::find(world.snapshot, &look.from)?, None, address);
     Ok(match look.what {
         What::Services => Seen::Services(asking.ports().map(|(s, port)| asking.service_row(s, port)).collect()),
         What::Routes => Seen::Routes(asking.route_rows()),

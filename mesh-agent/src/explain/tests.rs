@@ -44,6 +44,11 @@ spec: {clusterIP: 10.96.0.1, selector: {app: reviews}, ports: [{name: http, port
 ---
 apiVersion: v1
 kind: Service
+metadata: {name: nothing, namespace: shop}
+spec: {clusterIP: 10.96.0.3, selector: {app: nobody}, ports: [{name: tcp, port: 5432}]}
+---
+apiVersion: v1
+kind: Service
 metadata: {name: empty, namespace: shop, annotations: {networking.istio.io/exportTo: "."}}
 spec: {clusterIP: 10.96.0.2, selector: {app: nobody}, ports: [{name: http, port: 80}]}
 ---
@@ -134,7 +139,7 @@ fn near_misses_come_before_the_rule_that_holds() {
     );
     let rule = e.rule.unwrap();
     assert_eq!((&*rule.reference.object, &*rule.matches), ("VirtualService shop/reviews", "source label version=v1"));
-    assert_eq!(rule.reference.place, "mesh.yaml:44");
+    assert_eq!(rule.reference.place, "mesh.yaml:49");
     assert_eq!(e.source.mesh, "enrolled");
     assert_eq!(e.verdict.outcome, Outcome::Forwarded);
     assert_eq!(e.backends.iter().map(|b| b.percent).collect::<Vec<_>>(), [90.0, 10.0]);
@@ -177,6 +182,10 @@ fn opaque_ports_are_the_kernels() {
     assert_eq!((&*e.lookup.taken_by, e.rule.is_none()), ("kernel", true));
     let e = mesh.ask("web-0", "http://reviews:5432/", &[]);
     assert!(e.notes.iter().any(|note| note.contains("declared tcp")), "{:?}", e.notes);
+    assert_eq!(e.backends[0].policy.as_ref().unwrap().balancer, "random");
+    let e = mesh.ask("web-0", "tcp://nothing:5432", &[]);
+    assert_eq!((e.verdict.outcome, e.verdict.status), (Outcome::Refused, None), "bytes are not answered");
+    assert!(e.verdict.summary.starts_with("connection reset, flag UH: "), "{}", e.verdict.summary);
 }
 
 #[test]
@@ -225,10 +234,12 @@ fn the_json_keeps_its_form() {
             "address",
             "avoided",
             "ejected",
+            "ejected_ms",
             "health",
             "latency_ms",
             "locality",
             "priority",
+            "second",
             "weight",
             "workload"
         ]

@@ -188,8 +188,12 @@ pub struct Endpoint {
     pub health: String,
     /// 0 is asked first; none where the endpoint is not asked at all.
     pub priority: Option<u8>,
+    /// The pod's address of the other family: dialled only after a connection to the first failed.
+    pub second: bool,
     /// Left out by outlier detection.
     pub ejected: bool,
+    /// Until the ejection may end.
+    pub ejected_ms: u64,
     /// Passed over since connections to it failed.
     pub avoided: bool,
     /// Requests in flight from this node.

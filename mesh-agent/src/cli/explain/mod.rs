@@ -92,9 +92,9 @@ fn offline(files: &Files, question: &Question) -> Result<Explanation> {
     explanation.notes.extend(world.notes);
     let errors = world.findings.iter().filter(|d| d.severity == crate::config::Severity::Error).count();
     if errors > 0 {
-        explanation
-            .notes
-            .push(format!("{errors} parts of the files are not in force; `mesh-agent analyze` names them"));
+        let (parts, them) =
+            if errors == 1 { ("part of the files is", "it") } else { ("parts of the files are", "them") };
+        explanation.notes.push(format!("{errors} {parts} not in force; `mesh-agent analyze` names {them}"));
     }
     Ok(explanation)
 }

@@ -212,7 +212,7 @@ impl Page {
 
 pub(in crate::cli) fn health(endpoint: &Endpoint) -> Cell {
     match (endpoint.ejected, endpoint.avoided, endpoint.health.as_str()) {
-        (true, ..) => Cell::styled("ejected", Style::Bad),
+        (true, ..) => Cell::styled(format!("ejected {:.1} s", endpoint.ejected_ms as f64 / 1000.0), Style::Bad),
         (_, true, _) => Cell::styled("avoided", Style::Bad),
         (_, _, "ready") => Cell::styled("ready", Style::Good),
         (_, _, other) => Cell::styled(other, Style::Warn),
