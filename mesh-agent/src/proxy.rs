@@ -9,6 +9,7 @@ mod deadline;
 mod exchange;
 mod gateway;
 mod life;
+mod log;
 mod mirror;
 mod opaque;
 mod race;

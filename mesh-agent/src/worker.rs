@@ -15,7 +15,7 @@ use crate::policy::Buckets;
 use crate::proxy;
 use crate::settings::Settings;
 use crate::snapshot::{PortKey, ServiceName, Snapshot, WorkloadKey};
-use crate::telemetry::{Metrics, Recorder};
+use crate::telemetry::{AccessLog, Logger, Metrics, Recorder};
 use crate::time::Nanos;
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashSet;
@@ -37,6 +37,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub registry: Arc<Registry>,
     pub settings: Arc<Settings>,
+    pub access_log: Arc<AccessLog>,
 }
 
 /// What one worker's connections share.
@@ -45,6 +46,7 @@ pub struct Ctx {
     pub destinations: Destinations,
     pub pools: Rc<Pools>,
     pub recorder: Recorder,
+    pub log: Rc<Logger>,
     pub settings: Arc<Settings>,
     pub tls: Arc<TlsConfigs>,
     pub ledger: Arc<Ledger>,
@@ -265,6 +267,7 @@ impl Run {
                 ),
                 pools: Rc::new(Pools::new(Arc::clone(&self.ledger), Arc::clone(&self.upstreams))),
                 recorder: Recorder::new(Arc::clone(&self.shared.metrics)),
+                log: Rc::new(Logger::new(Arc::clone(&self.shared.access_log))),
                 settings: Arc::clone(&self.shared.settings),
                 ledger: Arc::clone(&self.ledger),
                 buckets: Arc::clone(&self.buckets),
@@ -325,6 +328,7 @@ async fn sweep(ctx: Rc<Ctx>) {
     loop {
         interval.tick().await;
         ctx.pools.sweep(Nanos::now());
+        ctx.log.flush();
         if ctx.destinations.sweep() {
             ctx.recorder.forget();
         }

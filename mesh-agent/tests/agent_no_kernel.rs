@@ -198,3 +198,31 @@ async fn a_successor_takes_over_while_the_elder_drains() {
     assert_eq!(agent.json(&["status"])["draining"], false);
     agent.stop().await;
 }
+
+/// Every request has its line when the agent has ended, whatever logrotate did meanwhile.
+#[tokio::test]
+async fn the_access_log_is_complete_after_a_stop() {
+    let endpoints = Endpoints::start(1).await;
+    let dir = tempfile::tempdir().expect("folder");
+    let (file, moved) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
+    let mesh = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: istio, namespace: istio-system }}\n\
+         data: {{ mesh: 'accessLogFile: {}' }}\n",
+        file.display()
+    );
+    let files = [("service.yaml", SERVICE), ("slice.yaml", &slice(&endpoints.addrs())), ("mesh.yaml", &mesh)];
+    let agent = Agent::start(&files).await;
+    let mut client = Client::connect(agent.listener).await;
+    client.calls(30).await;
+    std::fs::rename(&file, &moved).expect("the file is there from the start");
+    agent.signal("USR1");
+    until("the file is opened anew", || file.exists()).await;
+    client.calls(25).await;
+    drop(client);
+    assert!(agent.metrics().await.contains("mesh_access_log_dropped_total 0"));
+    agent.stop().await;
+    let lines = |file| std::fs::read_to_string(file).expect("readable").lines().map(str::to_owned).collect::<Vec<_>>();
+    let all = [lines(&moved), lines(&file)].concat();
+    assert_eq!(all.len(), 55, "{all:?}");
+    assert!(all.iter().all(|line| line.contains("\"GET / HTTP/2\" 200 - via_upstream - \"-\" 0 ")), "{all:?}");
+}

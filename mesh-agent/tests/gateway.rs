@@ -51,6 +51,7 @@ impl Edge {
             metrics: Arc::new(Metrics::new().unwrap()),
             registry: Arc::new(Registry::default()),
             settings: Arc::new(Settings::default()),
+            access_log: Arc::default(),
         };
         let workers = Workers::start(1, shared).unwrap();
         let mut edge = Self { compiler: Compiler::new(settings), snapshot, workers, listening: Vec::new() };

@@ -19,7 +19,7 @@ use crate::config::{Changes, Code, Diagnostic, Severity};
 use crate::explain;
 use crate::kernel::{self, SelfTest};
 use crate::snapshot::{Snapshot, Workload};
-use crate::telemetry::Metrics;
+use crate::telemetry::{AccessLog, Metrics};
 use crate::time::Nanos;
 use crate::worker::{Listening, Shared, Workers};
 use anyhow::{Context, Result};
@@ -27,6 +27,7 @@ use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
@@ -50,6 +51,9 @@ pub(super) struct Control {
     metrics: Arc<Metrics>,
     gauges: Arc<Gauges>,
     pub(super) workers: Arc<Workers>,
+    pub(super) access_log: Arc<AccessLog>,
+    /// SIGUSR1: logrotate has moved the access log away.
+    reopen: Signal,
     pub(super) captured: Option<Captured>,
     pub(super) pods: Pods,
     pub(super) gates: Gates,
@@ -68,6 +72,7 @@ impl Control {
     /// Starts every part and puts the first configuration in force.
     pub(super) async fn start(options: Options, log: LogControl) -> Result<Self> {
         let started = Instant::now();
+        let reopen = signal(SignalKind::user_defined1()).context("signal handlers")?;
         // The socket first: it tells whether another agent is at work here.
         let socket = admin::bind(&options.run_dir)?;
         let metrics = Arc::new(Metrics::new()?);
@@ -80,11 +85,15 @@ impl Control {
         let kernel = options.kernel.as_ref().map(|kernel| parts::start_kernel(kernel, &options.node)).transpose()?;
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
         let registry = Arc::new(Registry::default());
+        let access_log = Arc::new(AccessLog::default());
+        metrics::access_log(&metrics, &access_log)?;
+        access_log.set(&snapshot.load().mesh().access_log, options.access_log.as_deref());
         let shared = Shared {
             snapshot: Arc::clone(&snapshot),
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
             settings: Arc::default(),
+            access_log: Arc::clone(&access_log),
         };
         let workers = Arc::new(Workers::start(options.workers, shared).context("worker threads")?);
         let gauges = Gauges::new(&metrics, options.workers)?;
@@ -125,6 +134,8 @@ impl Control {
             metrics,
             gauges,
             workers,
+            access_log,
+            reopen,
             captured,
             pods: Pods::default(),
             gates: Gates::default(),
@@ -158,6 +169,7 @@ impl Control {
         loop {
             let due = self.pods.deadline(Instant::now());
             tokio::select! {
+                Some(()) = self.reopen.recv() => self.access_log.reopen(),
                 signal = signals.next() => {
                     tracing::info!("{signal}: stopping");
                     return;
@@ -213,6 +225,7 @@ impl Control {
 
     async fn publish(&mut self, update: &Update) {
         let now = Instant::now();
+        self.access_log.set(&update.snapshot.mesh().access_log, self.options.access_log.as_deref());
         self.workers.expect(&update.snapshot, &update.touched_services);
         let (captured, pods, gates) = (&mut self.captured, &mut self.pods, &mut self.gates);
         Publisher::new(Arc::clone(&self.snapshot), |step: Step<'_>| {

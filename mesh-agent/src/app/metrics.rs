@@ -3,7 +3,7 @@
 use crate::admin::view;
 use crate::kernel::Counters;
 use crate::snapshot::{Service, Snapshot};
-use crate::telemetry::{External, Metrics};
+use crate::telemetry::{AccessLog, External, Metrics};
 use crate::time::Nanos;
 use anyhow::Result;
 use mesh_common::Reason;
@@ -22,6 +22,17 @@ pub(super) struct Gauges {
     generation: AtomicU64,
     diagnostics: [AtomicU64; 3],
     pods: [AtomicU64; 2],
+}
+
+/// What became of the access log's lines.
+pub(super) fn access_log(metrics: &Metrics, log: &Arc<AccessLog>) -> Result<()> {
+    let log = Arc::clone(log);
+    metrics.register(External::new(
+        "mesh_access_log_dropped_total",
+        "Lines of the access log that were not written: the file was slower than the requests, or failed",
+        "",
+        move || vec![(String::new(), log.dropped())],
+    )?)
 }
 
 /// Drops series of endpoints that the configuration no longer names.

@@ -8,8 +8,11 @@ use crate::admin::SOCKET_NAME;
 use crate::kernel;
 use anyhow::{Context, Result};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
+
+/// How long a stopping agent waits for the access log's writer.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 impl Control {
     /// Ends the agent: bounded by `--drain-timeout`, at once on a second signal.
@@ -48,7 +51,14 @@ impl Control {
             // Before the kernel state: whoever waits for the socket to vanish finds the rest done soon.
             let _ = std::fs::remove_file(&socket);
         }
-        self.leave_kernel()
+        let log = Arc::clone(&self.access_log);
+        let left = self.leave_kernel();
+        // The last holder: the threads end, and hand over their last lines.
+        drop(workers);
+        if !log.flushed(LAST_LINES) {
+            tracing::warn!("the access log's file is too slow: its last lines are lost");
+        }
+        left
     }
 
     fn leave_kernel(self) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::{Body, Chunk};
 use crate::balance::ActiveRequest;
-use crate::error::{Failure, Flag, Outcome, UpstreamError};
+use crate::error::{Failure, Flag, UpstreamError};
 use crate::telemetry::Record;
 use std::fmt;
 use std::future::Future;
@@ -31,6 +31,7 @@ impl Observed {
                 && deadline.as_mut().poll(cx).is_ready()
             {
                 self.record.flags.insert(Flag::UT);
+                self.record.details = Failure::Timeout.answer().details;
                 self.record.complete = true;
                 return Poll::Ready(Some(Err(UpstreamError::Reset(crate::error::CANCEL))));
             }
@@ -41,12 +42,16 @@ impl Observed {
             Some(Ok(Chunk::Data(data))) => self.record.received += data.len() as u64,
             Some(Ok(Chunk::Trailers(trailers))) => {
                 self.record.read_grpc_status(trailers);
+                if let Some(log) = &mut self.record.log {
+                    log.trailers(trailers);
+                }
                 self.record.complete = true;
             }
             Some(Err(error)) => {
                 let answer = Failure::Upstream(error.clone()).answer();
                 self.record.flags |= answer.flags;
                 self.record.outcome = answer.outcome;
+                self.record.details = answer.details;
                 self.record.complete = true;
             }
         }
@@ -75,9 +80,7 @@ impl Observed {
 
     pub(super) fn cancelled(&mut self) {
         if !self.record.complete {
-            self.record.flags.insert(Flag::DC);
-            self.record.outcome = Outcome::Local;
-            self.record.complete = true;
+            self.record.abandoned();
         }
     }
 }

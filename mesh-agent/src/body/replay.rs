@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::SizeHint;
 use smallvec::SmallVec;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -49,6 +49,8 @@ struct Shared {
     /// Bytes released by any reader so far: flow control is fed once only.
     released: usize,
     waiting: SmallVec<[Waker; 2]>,
+    /// Who wants to know how many bytes the client sent.
+    received: Option<Rc<Cell<u64>>>,
 }
 
 impl Replay {
@@ -70,6 +72,7 @@ impl Replay {
             readers: SmallVec::new(),
             released: 0,
             waiting: SmallVec::new(),
+            received: None,
         };
         Self { shared: Rc::new(RefCell::new(shared)) }
     }
@@ -88,6 +91,11 @@ impl Replay {
         }
         drop(shared);
         Some(Reader { shared: Rc::clone(&self.shared), slot, trailers_given: false, released: 0, sent: 0, series })
+    }
+
+    /// Adds the client's bytes to `received` as they come.
+    pub fn count(&self, received: Rc<Cell<u64>>) {
+        self.shared.borrow_mut().received = Some(received);
     }
 
     /// Whether a further reader could begin now.
@@ -154,6 +162,9 @@ impl Shared {
         match chunk {
             Some(Ok(Chunk::Data(bytes))) => {
                 self.kept_bytes += bytes.len();
+                if let Some(received) = &self.received {
+                    received.set(received.get() + bytes.len() as u64);
+                }
                 self.kept.push_back(bytes);
                 self.keeping &= self.kept_bytes <= self.limit;
                 while self.kept_bytes > 2 * self.limit && self.kept.len() > 1 {

@@ -70,6 +70,10 @@ pub struct RunArgs {
     /// Prometheus endpoint, or `off`
     #[arg(long, value_name = "ADDR|off", default_value = "127.0.0.1:15090", help_heading = "Observing")]
     pub metrics_addr: MetricsAddr,
+    /// One line for each request to FILE, or (`-`) to standard output, whatever the MeshConfig's accessLogFile says; its
+    /// accessLogFormat and accessLogEncoding hold. SIGUSR1 opens the file anew [default: as the MeshConfig says, else off]
+    #[arg(long, value_name = "FILE|-", help_heading = "Observing")]
+    pub access_log: Option<String>,
     /// What to log, to stderr: LEVEL or MODULE=LEVEL, separated by commas
     #[arg(long, env = "UNDERMESH_LOG", value_name = "FILTER", default_value = "info", help_heading = "Observing")]
     pub log: String,
@@ -123,6 +127,7 @@ impl RunArgs {
                 _ => Stop::Release,
             },
             metrics_addr: self.metrics_addr.0,
+            access_log: self.access_log,
         })
     }
 }

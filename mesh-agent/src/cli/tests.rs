@@ -28,6 +28,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(options.cluster_domain, "cluster.local");
     assert_eq!(options.metrics_addr, "127.0.0.1:15090".parse().ok());
     assert_eq!(options.drain_timeout, Duration::from_secs(30));
+    assert_eq!(options.access_log, None, "off, unless the MeshConfig says where");
     assert_eq!(options.stop, Stop::Release);
     assert!(options.workers >= 1);
     let kernel = options.kernel.expect("the kernel is used unless refused");
@@ -43,6 +44,7 @@ fn a_run_without_kernel_takes_explicit_listeners() {
         "--listen=127.0.0.1:8080=default/web:80",
         "--listen=[::1]:8081=ns/grpc:9000",
         "--metrics-addr=off",
+        "--access-log=-",
         "--workers=1",
         "--remove-on-exit",
         "--drain-timeout=1s500ms",
@@ -53,6 +55,7 @@ fn a_run_without_kernel_takes_explicit_listeners() {
     assert_eq!(shown, ["127.0.0.1:8080=default/web:80", "[::1]:8081=ns/grpc:9000"]);
     assert_eq!((options.metrics_addr, options.workers, options.stop), (None, 1, Stop::Remove));
     assert_eq!(options.drain_timeout, Duration::from_millis(1500));
+    assert_eq!(options.access_log.as_deref(), Some("-"));
 }
 
 #[test]

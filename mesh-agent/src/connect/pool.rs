@@ -113,15 +113,18 @@ impl Pools {
         match wire {
             Wire::Http1 => {
                 let pool = self.pool(&self.http1, way, http1::Pool::new);
+                let local = socket.local();
                 if let Ok(sender) = crate::http1::connect(socket, &pool.idle).await {
-                    pool.idle.put(sender);
+                    pool.idle.put(sender.at(local));
                     // The connection's own task must run once before it is ready.
                     tokio::task::yield_now().await;
                 }
             }
             Wire::Http2 => {
                 let pool = self.pool(&self.http2, way, http2::Pool::new);
+                let local = socket.local();
                 if let Ok(connection) = crate::http2::connect(socket, &way.upstream.settings, &self.ledger).await {
+                    connection.set_local(local);
                     pool.adopt(connection);
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::Permit;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,6 +18,11 @@ pub(crate) struct Socket {
 impl Socket {
     pub(super) fn new(stream: TcpStream, permit: Option<Permit>) -> Self {
         Self { stream, permit }
+    }
+
+    /// The agent's end.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
     }
 
     pub(super) fn into_parts(self) -> (TcpStream, Option<Permit>) {

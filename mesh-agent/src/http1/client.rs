@@ -9,6 +9,7 @@ use http::{Request, Response, StatusCode};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub struct Sender {
     used: u32,
     /// After which it takes no more of them.
     expires: Option<Nanos>,
+    /// The agent's end.
+    local: Option<SocketAddr>,
 }
 
 /// Connections of one pool that wait for a request, the last used one on top.
@@ -64,10 +67,21 @@ where
         }
     });
     let expires = idle.longest.map(|longest| Nanos::now().plus(longest));
-    Ok(Sender { send, idle: Rc::downgrade(idle), request: None, used: 0, expires })
+    Ok(Sender { send, idle: Rc::downgrade(idle), request: None, used: 0, expires, local: None })
 }
 
 impl Sender {
+    /// With the agent's end of the connection, for whoever asks [`Self::local`].
+    pub(crate) fn at(mut self, local: Option<SocketAddr>) -> Self {
+        self.local = local;
+        self
+    }
+
+    /// The agent's end of the connection, where it has one.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local
+    }
+
     /// Takes the next request's permit, to keep it until that one's end.
     pub(crate) fn with(mut self, request: Option<Permit>) -> Self {
         self.request = request;

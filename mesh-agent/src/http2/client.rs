@@ -15,6 +15,7 @@ use h2::{Ping, PingPong};
 use http::{Request, Response};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub struct Connection {
     state: Rc<State>,
     ledger: Arc<Ledger>,
     send_buffer: usize,
+    /// The agent's end.
+    local: Cell<Option<SocketAddr>>,
 }
 
 #[derive(Debug)]
@@ -97,6 +100,7 @@ where
         Ok(true) => Ok(Rc::new(Connection {
             send: RefCell::new(send),
             state,
+            local: Cell::new(None),
             ledger: Arc::clone(ledger),
             send_buffer: settings.send_buffer,
         })),
@@ -106,6 +110,15 @@ where
 }
 
 impl Connection {
+    /// The agent's end of the connection, where it has one and somebody said so.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local.get()
+    }
+
+    pub fn set_local(&self, local: Option<SocketAddr>) {
+        self.local.set(local);
+    }
+
     /// Whether one more call may start now: alive, not going away, below the peer's MAX_CONCURRENT_STREAMS.
     pub fn has_room(&self) -> bool {
         if self.state.closed.get() {

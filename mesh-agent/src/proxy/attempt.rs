@@ -2,6 +2,7 @@
 
 use super::Conn;
 use super::exchange::Inform;
+use crate::addr::EndpointAddr;
 use crate::body::Body;
 use crate::connect::Way;
 use crate::destination::Target;
@@ -9,10 +10,12 @@ use crate::error::Failure;
 use crate::http1;
 use crate::snapshot::Protocol;
 use crate::snapshot::policy::H2Upgrade;
+use crate::telemetry::access_log::Connected;
 use http::header::HOST;
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version, request};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 
 /// Sends a request's head and body to an endpoint and waits for the response's head.
 ///
@@ -54,6 +57,7 @@ async fn attempt_http2(
     inform: &mut Inform,
 ) -> Result<Response<Body>, Failure> {
     let lease = conn.ctx.pools.http2(way).await?;
+    let local = lease.local();
     let head = http2_head(parts)?;
     let mut call = lease.send(head, body).map_err(|(error, _)| error)?;
     let response = poll_fn(|cx| {
@@ -63,7 +67,16 @@ async fn attempt_http2(
             }
         })
     });
-    Ok(response.await?)
+    let mut response = response.await?;
+    name_ends(conn, way.to, local, &mut response);
+    Ok(response)
+}
+
+/// For the access log, if there is one.
+fn name_ends(conn: &Conn, endpoint: EndpointAddr, local: Option<SocketAddr>, response: &mut Response<Body>) {
+    if conn.ctx.log.is_on() {
+        response.extensions_mut().insert(Connected { endpoint: endpoint.addr(), local });
+    }
 }
 
 async fn attempt_http1(
@@ -74,6 +87,7 @@ async fn attempt_http1(
     upgrade: &mut Option<http1::Upgrade>,
 ) -> Result<Response<Body>, Failure> {
     let sender = conn.ctx.pools.http1(way).await?;
+    let local = sender.local();
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = parts.uri.clone();
@@ -91,6 +105,7 @@ async fn attempt_http1(
         http1::tunnel(client, endpoint);
     }
     http1::strip_hop_by_hop(response.headers_mut(), switched);
+    name_ends(conn, way.to, local, &mut response);
     Ok(response)
 }
 

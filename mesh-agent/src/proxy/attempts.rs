@@ -187,6 +187,9 @@ impl Attempts<'_> {
         self.record.series =
             conn.ctx.recorder.series(conn.source.workload.as_ref(), &self.target.service, Some(endpoint));
         self.record.attempts += 1;
+        if let Some(log) = &mut self.record.log {
+            log.asks(endpoint.addr(), now);
+        }
         self.parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.record.attempts));
         self.timeouts.write(now.since(self.started), &mut self.parts.headers);
     }

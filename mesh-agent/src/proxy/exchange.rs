@@ -7,7 +7,7 @@ use crate::addr::EndpointAddr;
 use crate::balance::{self, Affinity, RequestFacts};
 use crate::body::{Body, GrpcWeb, Observed, Replay};
 use crate::destination::{Routes, Target};
-use crate::error::{Failure, Flag, LimitError, Outcome};
+use crate::error::{Failure, Flag, LimitError, Outcome, Situation};
 use crate::listen::Wants;
 use crate::policy::timeout::Timeouts;
 use crate::policy::{fault, hedge};
@@ -16,11 +16,12 @@ use crate::route::{self, cors, redirect, rewrite, split};
 use crate::snapshot::Protocol;
 use crate::snapshot::policy::Balancer;
 use crate::snapshot::route::{Action, BackendTo, Family, Forward, Route};
-use crate::telemetry::Record;
+use crate::telemetry::{DIRECT_RESPONSE, Record, VIA_UPSTREAM};
 use crate::time::Nanos;
 use crate::{grpc, http1};
 use http::header::SET_COOKIE;
 use http::{Request, Response, request};
+use http_body::Body as _;
 use smallvec::SmallVec;
 use std::pin::pin;
 use std::rc::Rc;
@@ -40,11 +41,14 @@ pub(super) async fn exchange(conn: Rc<Conn>, request: Request<Body>, inform: Inf
         Err(failure) => {
             let service = failure.destination().into();
             let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), &service, None);
-            return Answer::new(Record::new(series, started), inside).local(&failure, &parts, &service, None);
+            let mut answer = Answer::new(Record::new(series, started), inside);
+            answer.record.log = conn.entry(Some(&parts));
+            return answer.local(&failure, &parts, &service, None);
         }
     };
     let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), &routes.service, None);
-    let answer = Answer::new(Record::new(series, started), inside);
+    let mut answer = Answer::new(Record::new(series, started), inside);
+    answer.record.log = conn.entry(Some(&parts));
     if conn.ctx.ledger.is_full() {
         return answer.local(&LimitError::StalledBytes.into(), &parts, &routes.service, None);
     }
@@ -68,6 +72,9 @@ async fn take(
     inform: Inform,
     mut answer: Answer,
 ) -> Response<Body> {
+    if let Some(log) = &mut answer.record.log {
+        log.route(&route.name);
+    }
     let mut origin = None;
     if let Some(cors) = &route.cors {
         if let Some(fields) = cors::preflight(cors, &route::Head::of(&parts)) {
@@ -171,6 +178,11 @@ async fn forward_to(
         return answer.local(&failure, &parts, &target.name, None);
     }
     let replay = (!matches!(body, Body::Empty)).then(|| Replay::new(body, ctx.settings.replay_bytes));
+    if let Some(log) = &mut answer.record.log {
+        log.head(&parts);
+        log.cluster(&target.service, target.cluster.key());
+        replay.iter().for_each(|replay| replay.count(log.received()));
+    }
     for mirror in split::mirrors(forward, backend, &mut ctx.rng.borrow_mut()) {
         mirror::send(conn, mirror, routes.port, &parts, replay.as_ref());
     }
@@ -241,10 +253,9 @@ impl Answer {
 
     /// An answer that is nobody's failure: a redirect, a direct response, a preflight.
     fn made(mut self, response: Response<Body>) -> Response<Body> {
-        self.record.code = Some(response.status());
         self.record.outcome = Outcome::Local;
-        self.record.read_grpc_status(response.headers());
-        self.record.complete = true;
+        self.record.details = DIRECT_RESPONSE;
+        self.own(&response);
         response
     }
 
@@ -259,19 +270,37 @@ impl Answer {
         let answer = failure.answer();
         let place = if self.inside { Place::Mesh { to, endpoint } } else { Place::Gateway };
         let response = reply::local(failure, &request.headers, place, self.record.attempts > 1);
-        self.record.code = Some(response.status());
         self.record.flags |= answer.flags;
         self.record.outcome = answer.outcome;
+        self.record.details = answer.details;
+        self.own(&response);
+        if failure.situation() == Situation::ClientGone {
+            // It is made, but there is nobody to send it to.
+            (self.record.code, self.record.grpc_status) = (None, None);
+        }
+        response
+    }
+
+    /// The end of a request that no endpoint answered.
+    fn own(&mut self, response: &Response<Body>) {
+        self.record.code = Some(response.status());
         self.record.read_grpc_status(response.headers());
         self.record.complete = true;
-        response
+        if let Some(log) = &mut self.record.log {
+            log.answers(response.headers(), response.body().size_hint().exact().unwrap_or(0));
+        }
     }
 
     /// An endpoint's answer; the record follows its body to the end.
     fn endpoints(mut self, answered: Answered, deadline: Deadline) -> Response<Body> {
-        let Answered { response, active } = answered;
+        let Answered { mut response, active } = answered;
         self.record.code = Some(response.status());
+        self.record.details = VIA_UPSTREAM;
         self.record.read_grpc_status(response.headers());
+        if let Some(log) = &mut self.record.log {
+            log.answered(response.headers(), Nanos::now());
+            response.extensions_mut().remove().into_iter().for_each(|ends| log.connected(ends));
+        }
         if response.body().is_end() {
             self.record.complete = true;
             return response;

@@ -2,13 +2,14 @@
 
 use super::Conn;
 use crate::addr::EndpointAddr;
-use crate::balance::{ActiveRequest, Ask, Ended};
+use crate::balance::{self, ActiveRequest, Ask};
 use crate::connect::{Opaque, Way, Wire};
 use crate::connections::Speaks;
 use crate::destination::Target;
 use crate::detect::{self, Replay, Sniff};
-use crate::error::{ConnectError, Failure};
+use crate::error::{ConnectError, Failure, Flag, Flags};
 use crate::forward::{self, ForwardError};
+use crate::telemetry::access_log::Connected as Ends;
 use crate::telemetry::{ConnectionKind, Trouble};
 use crate::time::Nanos;
 use bytes::{Bytes, BytesMut};
@@ -49,6 +50,10 @@ pub(super) async fn serve(
     let metrics = conn.ctx.recorder.metrics();
     let _connection = metrics.connection(ConnectionKind::Opaque);
     conn.shown.set_speaks(Speaks::Opaque);
+    let mut log = conn.entry(None);
+    if let Some(log) = &mut log {
+        log.cluster(&target.service, target.cluster.key());
+    }
     let connected = match connected {
         Some(connected) => Ok(connected),
         None => connect(conn, target).await,
@@ -58,9 +63,17 @@ pub(super) async fn serve(
         Err(failure) => {
             tracing::debug!(%failure, to = %target.name, "no endpoint for an opaque connection");
             metrics.trouble(Trouble::Upstream);
+            if let Some(log) = &log {
+                let answer = failure.answer();
+                log.end(&conn.ended(answer.flags, answer.details));
+            }
             return forward::reset(&client);
         }
     };
+    if let Some(log) = &mut log {
+        let local = endpoint.opaque.stream.local_addr().ok();
+        log.connected(Ends { endpoint: endpoint.active.state().dialled().addr(), local });
+    }
     let addr = endpoint.active.state().addr;
     let series = conn.ctx.recorder.tcp_series(conn.source.workload.as_ref(), &target.service, Some(addr));
     series.opened.add(1);
@@ -75,6 +88,15 @@ pub(super) async fn serve(
     series.received.add(moved.received());
     series.sent.add(moved.sent());
     series.closed.add(1);
+    if let Some(log) = &log {
+        let flags = match &result {
+            Ok(()) => Flags::NONE,
+            Err(ForwardError::Client(_)) => Flag::DC.into(),
+            Err(ForwardError::Endpoint(_)) => Flag::UC.into(),
+            Err(ForwardError::Idle(_)) => Flag::SI.into(),
+        };
+        log.end(&conn.ended(flags, ""));
+    }
     match result {
         Ok(()) => {}
         Err(error @ (ForwardError::Idle(_) | ForwardError::Client(_) | ForwardError::Endpoint(_))) => {
@@ -168,14 +190,14 @@ pub(super) async fn connect(conn: &Conn, target: &Target) -> Result<Connected, F
         let others = others && target.cluster.has_other(chosen.addr(), &tried, ask.now);
         match ctx.pools.opaque(Way { others, ..conn.way(target, chosen.dialled()) }).await {
             Ok(opaque) => {
-                active.finished(Ended::Connected, Nanos::now());
+                active.finished(balance::Ended::Connected, Nanos::now());
                 return Ok(Connected { opaque, active });
             }
             Err(error) => {
                 match error {
                     ConnectError::Socket(_) => {}
                     ConnectError::Overflow | ConnectError::NoTls => return Err(error.into()),
-                    _ => active.finished(Ended::ConnectFailure, Nanos::now()),
+                    _ => active.finished(balance::Ended::ConnectFailure, Nanos::now()),
                 }
                 tried.push(chosen.addr());
                 if tried.len() > ctx.settings.max_retries as usize {

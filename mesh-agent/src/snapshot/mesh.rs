@@ -1,6 +1,7 @@
 //! What holds for the whole mesh (Istio's MeshConfig).
 
 use super::OutboundPolicy;
+use super::access_log::AccessLogSettings;
 use super::policy::{LocalityPolicy, TrafficPolicy};
 use super::route::{RetryOn, RetryPolicy};
 use serde::Serialize;
@@ -20,6 +21,8 @@ pub struct MeshSettings {
     pub locality: Arc<LocalityPolicy>,
     /// `defaultTrafficPolicy`: where no DestinationRule speaks.
     pub policy: Arc<TrafficPolicy>,
+    /// `accessLogFile`, `accessLogFormat`, `accessLogEncoding`
+    pub access_log: AccessLogSettings,
 }
 
 impl Default for MeshSettings {
@@ -32,6 +35,7 @@ impl Default for MeshSettings {
             // Istio enables failover everywhere; it takes effect where outlier detection does.
             locality: Arc::new(LocalityPolicy::Failover { regions: Vec::new(), always: false }),
             policy: Arc::default(),
+            access_log: AccessLogSettings::default(),
         }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! The maps are persistent (structure-sharing): a change costs what it touches, whatever the number of services.
 
+pub mod access_log;
 mod egress;
 pub mod gateway;
 mod l4;

@@ -1,6 +1,7 @@
 //! What one exchange was.
 
 use super::Series;
+use super::access_log::{Ended, Entry};
 use crate::error::{Flag, Flags, Outcome};
 use crate::grpc;
 use crate::time::Nanos;
@@ -27,7 +28,17 @@ pub struct Record {
     pub attempts: u32,
     /// The exchange came to an end of its own; a record dropped without is a client that left.
     pub complete: bool,
+    /// Envoy's `%RESPONSE_CODE_DETAILS%`; empty while there are none.
+    pub details: &'static str,
+    /// `None` while the access log is off.
+    pub log: Option<Box<Entry>>,
 }
+
+/// An endpoint answered (Envoy's name for it).
+pub const VIA_UPSTREAM: &str = "via_upstream";
+/// A route answered by itself.
+pub const DIRECT_RESPONSE: &str = "direct_response";
+const CLIENT_GONE: &str = "downstream_remote_disconnect";
 
 impl Record {
     pub fn new(series: Rc<Series>, started: Nanos) -> Self {
@@ -41,6 +52,8 @@ impl Record {
             received: 0,
             attempts: 0,
             complete: false,
+            details: "",
+            log: None,
         }
     }
 
@@ -51,18 +64,47 @@ impl Record {
         }
     }
 
+    /// The client left before the end.
+    pub fn abandoned(&mut self) {
+        self.flags.insert(Flag::DC);
+        self.outcome = Outcome::Local;
+        self.details = CLIENT_GONE;
+        self.complete = true;
+    }
+
     /// Time since the request's head.
     pub fn elapsed(&self) -> Duration {
         Nanos::now().since(self.started)
+    }
+
+    fn ended(&self, log: &Entry) -> Ended {
+        let answered = log.answered_after(self.started);
+        let reset = self.details.strip_prefix("upstream_reset_before_response_started").filter(|_| answered.is_some());
+        Ended {
+            code: self.code.map(|code| code.as_u16()),
+            grpc_status: self.grpc_status,
+            flags: self.flags,
+            details: match reset {
+                Some(how) => format!("upstream_reset_after_response_started{how}").into(),
+                None => self.details.into(),
+            },
+            duration: self.elapsed(),
+            answered,
+            received: log.received().get(),
+            sent: self.received + log.own_bytes(),
+            attempts: self.attempts,
+        }
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         if !self.complete {
-            self.flags.insert(Flag::DC);
-            self.outcome = Outcome::Local;
+            self.abandoned();
         }
         self.series.finish(self);
+        if let Some(log) = &self.log {
+            log.end(&self.ended(log));
+        }
     }
 }

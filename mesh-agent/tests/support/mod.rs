@@ -56,6 +56,7 @@ impl Agent {
             metrics: Arc::new(Metrics::new().expect("metric names are valid")),
             registry: Arc::new(Registry::default()),
             settings: Arc::new(settings),
+            access_log: Arc::default(),
         };
         let workers = Workers::start(1, shared.clone()).expect("threads");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");

@@ -6,6 +6,7 @@ use super::traffic_policy;
 use crate::config::diagnostic::{Code, Diagnostic};
 use crate::config::resource::fields::{What, check};
 use crate::config::resource::mesh_config::{ConfigMap, FIELDS, MeshConfig};
+use crate::snapshot::access_log::{AccessLogSettings, Encoding, Format};
 use crate::snapshot::route::Visibility;
 use crate::snapshot::{MeshSettings, OutboundPolicy};
 use serde_yaml_ng::Value;
@@ -50,6 +51,7 @@ pub(super) fn compile(map: Option<&ConfigMap>, domain: &Arc<str>, found: &mut Ve
     if let Some(locality) = &config.locality_lb_setting {
         settings.locality = Arc::new(traffic_policy::locality(locality));
     }
+    settings.access_log = access_log(&config, found);
     let policies = traffic_policy::Defaults {
         domain: Arc::clone(domain),
         export: export(&config.default_destination_rule_export_to),
@@ -64,6 +66,25 @@ pub(super) fn compile(map: Option<&ConfigMap>, domain: &Arc<str>, found: &mut Ve
     };
     let service_export = export(&config.default_service_export_to);
     Mesh { settings: Arc::new(settings), routes, policies, service_export }
+}
+
+/// What is not understood leaves Istio's own line: a log that says too much is better than none.
+fn access_log(config: &MeshConfig, found: &mut Vec<Diagnostic>) -> AccessLogSettings {
+    let encoding = match &*config.access_log_encoding {
+        "" | "TEXT" => Encoding::Text,
+        "JSON" => Encoding::Json,
+        other => {
+            let message = format!("{other:?} is not one we know; TEXT is used");
+            found.push(error("accessLogEncoding", message, "write TEXT or JSON"));
+            Encoding::Text
+        }
+    };
+    let format = Format::parse(encoding, &config.access_log_format).unwrap_or_else(|e| {
+        let fix = "correct it, or leave the field out for Istio's own line";
+        found.push(error("accessLogFormat", format!("{e}; Istio's own line is used"), fix));
+        Format::parse(encoding, "").unwrap_or_default()
+    });
+    AccessLogSettings { file: config.access_log_file.clone().filter(|file| !file.is_empty()), format: Arc::new(format) }
 }
 
 /// The YAML in the YAML. What cannot be read leaves the defaults.

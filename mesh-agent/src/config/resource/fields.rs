@@ -3,8 +3,8 @@
 //! The tables serve three readers: misspelt fields are found with what was meant, fields without effect here are
 //! named, and the list of supported fields in the documentation is printed from them.
 
-use super::Kind;
 use super::schema::fields;
+use super::{Kind, mesh_config};
 use serde_yaml_ng::Value;
 use std::fmt::Write as _;
 
@@ -154,15 +154,21 @@ pub fn doc_page() -> String {
     );
     for kind in Kind::ALL.iter().filter(|kind| kind.is_traffic()) {
         let _ = write!(page, "\n## {kind}\nVersions: {}\n\n", kind.versions().join(", "));
-        page += "| field | acted on |\n|---|---|\n";
-        for (path, support) in leaves(fields(*kind)).iter().filter(|(path, _)| path.starts_with("spec")) {
-            let _ = match support {
-                Support::Yes => writeln!(page, "| `{path}` | yes |"),
-                Support::No(why) => writeln!(page, "| `{path}` | no: {why} |"),
-            };
-        }
+        table(leaves(fields(*kind)).iter().filter(|(path, _)| path.starts_with("spec")), &mut page);
     }
+    page += "\n## MeshConfig\nThe key `mesh` of the ConfigMap `istio` in `istio-system`.\n\n";
+    table(leaves(mesh_config::FIELDS).iter(), &mut page);
     page
+}
+
+fn table<'a>(rows: impl Iterator<Item = &'a (String, Support)>, page: &mut String) {
+    *page += "| field | acted on |\n|---|---|\n";
+    for (path, support) in rows {
+        let _ = match support {
+            Support::Yes => writeln!(page, "| `{path}` | yes |"),
+            Support::No(why) => writeln!(page, "| `{path}` | no: {why} |"),
+        };
+    }
 }
 
 #[cfg(test)]

@@ -78,7 +78,9 @@ impl Pool {
     }
 
     async fn open(&self, way: Way<'_>, permit: Option<Permit>) -> Result<Sender, ConnectError> {
-        http1::connect(way.dial(permit).await?, &self.idle).await
+        let socket = way.dial(permit).await?;
+        let local = socket.local();
+        Ok(http1::connect(socket, &self.idle).await?.at(local))
     }
 
     async fn queued(&self, limited: &Limited, way: Way<'_>) -> Result<Sender, ConnectError> {

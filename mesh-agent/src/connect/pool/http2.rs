@@ -10,6 +10,7 @@ use crate::http2::{self, Call, Connection};
 use crate::time::Nanos;
 use http::Request;
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -35,6 +36,11 @@ pub struct Http2Lease {
 }
 
 impl Http2Lease {
+    /// The agent's end of the connection.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.connection.local()
+    }
+
     /// Starts the call.
     ///
     /// # Errors
@@ -146,7 +152,10 @@ impl Pool {
         tokio::task::spawn_local(async move {
             let result = async {
                 let socket = pool.upstream.dial(&dialer, target, settings.connect_timeout, permit).await?;
-                http2::connect(socket, &settings, &ledger).await
+                let local = socket.local();
+                let connection = http2::connect(socket, &settings, &ledger).await?;
+                connection.set_local(local);
+                Ok(connection)
             }
             .await;
             *pool.connecting.borrow_mut() = None;

@@ -2,6 +2,7 @@
 
 use super::routes::seen;
 use super::*;
+use crate::snapshot::access_log::{Encoding, Format};
 use crate::snapshot::policy::{Balancer, LocalityPolicy};
 use crate::snapshot::route::{Action, Family};
 use crate::snapshot::{Client, OutboundPolicy, Resolution, TrafficDistribution};
@@ -137,7 +138,7 @@ fn sidecars_scope_their_namespace() {
 
 #[test]
 fn the_meshs_settings_hold_for_all() {
-    let mesh = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |-\n    rootNamespace: mesh-root\n    accessLogFile: /dev/stdout\n    outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n    defaultHttpRetryPolicy: {attempts: 5, retryOn: 5xx}\n    localityLbSetting: {enabled: false}\n    defaultVirtualServiceExportTo: ['.']\n    defaultTrafficPolicy: {outlierDetection: {consecutive5xxErrors: 7}}\n  meshNetworks: 'networks: {}'\n";
+    let mesh = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |-\n    rootNamespace: mesh-root\n    accessLogFile: /dev/stdout\n    accessLogEncoding: JSON\n    accessLogFormat: '%NO_SUCH%'\n    enableTracing: true\n    outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n    defaultHttpRetryPolicy: {attempts: 5, retryOn: 5xx}\n    localityLbSetting: {enabled: false}\n    defaultVirtualServiceExportTo: ['.']\n    defaultTrafficPolicy: {outlierDetection: {consecutive5xxErrors: 7}}\n  meshNetworks: 'networks: {}'\n";
     let yaml = [
         istio("VirtualService", "v", "shop", "  hosts: [a]\n  http: [{route: [{destination: {host: a}}]}]"),
         istio("DestinationRule", "d", "shop", "  host: a\n  trafficPolicy: {loadBalancer: {simple: RANDOM}}"),
@@ -157,8 +158,13 @@ fn the_meshs_settings_hold_for_all() {
     let Action::Forward(forward) = &own.routes[0].action else { panic!() };
     assert_eq!(forward.retry.as_ref().unwrap().attempts, 5);
     assert!(update.snapshot.destination_policies_of(host)[0].policies.base.outlier.is_some());
-    let said: Vec<_> = compiler.diagnostics().map(|d| (d.severity, d.field.as_str())).collect();
-    assert_eq!(said, [(crate::config::Severity::Info, "data.mesh: accessLogFile")]);
+    let mut said: Vec<_> = compiler.diagnostics().map(|d| (d.field.as_str(), d.severity)).collect();
+    said.sort_by_key(|(field, _)| *field);
+    let (error, info) = (crate::config::Severity::Error, crate::config::Severity::Info);
+    assert_eq!(said, [("data.mesh: accessLogFormat", error), ("data.mesh: enableTracing", info)]);
+    let log = &settings.access_log;
+    assert_eq!(log.file.as_deref(), Some("/dev/stdout"));
+    assert_eq!(*log.format, Format::parse(Encoding::Json, "").unwrap(), "what is not understood leaves Istio's line");
     let deletes = vec![ObjectKey::new(Kind::ConfigMap, "istio-system", "istio")];
     let update = compiler.apply(Changes { deletes, ..Changes::default() });
     assert!(seen(&update.snapshot, "other", host).is_some());

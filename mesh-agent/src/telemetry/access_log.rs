@@ -1,0 +1,175 @@
+//! One line for each request, and for each opaque connection that passes the agent.
+//!
+//! Place in the path: the exchange asks its worker's [`Logger`] for an [`Entry`], which is off nearly always: one branch.
+//! What the entry has learnt by the end of its `Record` becomes a line in the worker's buffer; full buffers go through a
+//! bounded channel to one writer thread. Invariant: nothing here waits for the file; lines that find the channel full
+//! are dropped and counted.
+
+mod entry;
+mod render;
+mod sink;
+
+pub use entry::{Connected, Entry};
+
+use crate::error::Flags;
+use crate::snapshot::access_log::{AccessLogSettings, Format};
+use arc_swap::ArcSwapOption;
+use sink::Sink;
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Bytes of lines that a worker gathers before it hands them over.
+const GATHERED: usize = 16 << 10;
+
+/// The access log of the agent: where it goes and what it says may change while it runs.
+#[derive(Debug, Default)]
+pub struct AccessLog {
+    on: AtomicBool,
+    active: ArcSwapOption<Active>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// What is in force.
+#[derive(Debug)]
+struct Active {
+    format: Arc<Format>,
+    sink: Arc<Sink>,
+}
+
+/// One worker's way to the access log.
+#[derive(Debug)]
+pub struct Logger {
+    log: Arc<AccessLog>,
+    gathered: RefCell<Gathered>,
+}
+
+/// Lines that all go to one file.
+#[derive(Debug, Default)]
+struct Gathered {
+    bytes: Vec<u8>,
+    lines: u64,
+    sink: Option<Arc<Sink>>,
+}
+
+/// How a request or connection ended; the rest is in its [`Entry`].
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// `None` where nothing was sent to the client.
+    pub code: Option<u16>,
+    pub grpc_status: Option<u8>,
+    pub flags: Flags,
+    /// Empty where there are none.
+    pub details: Cow<'static, str>,
+    pub duration: Duration,
+    /// From the request's head to the response's.
+    pub answered: Option<Duration>,
+    /// Body bytes, from the client's point of view: `sent` went to it.
+    pub received: u64,
+    pub sent: u64,
+    pub attempts: u32,
+}
+
+impl AccessLog {
+    /// Puts settings in force; `forced`: the command line's file, whatever the settings say. `-` is standard output.
+    pub fn set(&self, settings: &AccessLogSettings, forced: Option<&str>) {
+        let Some(file) = forced.or(settings.file.as_deref()) else {
+            self.on.store(false, Relaxed);
+            return self.active.store(None);
+        };
+        let now = self.active.load_full();
+        let same = now.as_ref().filter(|active| active.sink.is_to(file));
+        if same.is_some_and(|active| active.format == settings.format) {
+            return;
+        }
+        let sink = match same {
+            Some(active) => Arc::clone(&active.sink),
+            None => match Sink::start(file, Arc::clone(&self.dropped)) {
+                Ok(sink) => Arc::new(sink),
+                Err(error) => return tracing::error!(%error, file, "no thread for the access log: it stays as it is"),
+            },
+        };
+        self.active.store(Some(Arc::new(Active { format: Arc::clone(&settings.format), sink })));
+        self.on.store(true, Relaxed);
+    }
+
+    /// Opens the file anew: it was moved away (SIGUSR1).
+    pub fn reopen(&self) {
+        if let Some(active) = &*self.active.load() {
+            active.sink.reopen();
+        }
+    }
+
+    /// Lines that found the channel full, or could not be written.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
+    /// Waits until everything handed over so far is written, at most for `limit`; false where that was too short.
+    pub fn flushed(&self, limit: Duration) -> bool {
+        self.active.load_full().is_none_or(|active| active.sink.flushed(limit))
+    }
+}
+
+impl Logger {
+    pub fn new(log: Arc<AccessLog>) -> Self {
+        Self { log, gathered: RefCell::default() }
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.log.on.load(Relaxed)
+    }
+
+    /// The entry of a request or connection that begins now; `None` while the log is off.
+    pub fn entry(self: &Rc<Self>, client: SocketAddr, local: SocketAddr, connection: u64) -> Option<Box<Entry>> {
+        if !self.is_on() {
+            return None;
+        }
+        let active = self.log.active.load_full()?;
+        Some(Box::new(Entry::new(Rc::clone(self), active, client, local, connection)))
+    }
+
+    /// Hands over what was gathered; called once a second, and when the worker ends.
+    pub fn flush(&self) {
+        self.gathered.borrow_mut().hand_over();
+    }
+
+    fn line(&self, entry: &Entry, ended: &Ended) {
+        let active = &entry.active;
+        let mut gathered = self.gathered.borrow_mut();
+        if !gathered.sink.as_ref().is_some_and(|sink| Arc::ptr_eq(sink, &active.sink)) {
+            gathered.hand_over();
+            gathered.sink = Some(Arc::clone(&active.sink));
+        }
+        render::line(&active.format, entry, ended, &mut gathered.bytes);
+        gathered.lines += 1;
+        if gathered.bytes.len() >= GATHERED {
+            gathered.hand_over();
+        }
+    }
+}
+
+impl Gathered {
+    fn hand_over(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        // The sink is held no longer than its lines: a file that is no longer wanted is closed.
+        if let Some(sink) = self.sink.take()
+            && lines > 0
+        {
+            sink.take(std::mem::take(&mut self.bytes), lines);
+        }
+    }
+}
+
+impl Drop for Logger {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests;

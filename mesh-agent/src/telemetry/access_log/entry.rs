@@ -1,0 +1,169 @@
+//! What one line is made of, as it becomes known.
+
+use super::{Active, Ended, Logger};
+use crate::snapshot::ClusterKey;
+use crate::time::Nanos;
+use http::header::HOST;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request};
+use smallvec::SmallVec;
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Values in the order of the format's names.
+pub(super) type Values = SmallVec<[Option<HeaderValue>; 4]>;
+
+/// A request or opaque connection while it lasts.
+#[derive(Debug)]
+pub struct Entry {
+    logger: Rc<Logger>,
+    pub(super) active: Arc<Active>,
+    pub(super) started: SystemTime,
+    pub(super) connection: u64,
+    pub(super) client: SocketAddr,
+    pub(super) local: SocketAddr,
+    /// `None`: an opaque connection.
+    pub(super) head: Option<Head>,
+    pub(super) server_name: Option<Arc<str>>,
+    pub(super) route: Option<Arc<str>>,
+    /// Host and cluster that were chosen.
+    pub(super) cluster: Option<(Arc<str>, ClusterKey)>,
+    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) endpoint_local: Option<SocketAddr>,
+    pub(super) asked: Option<Nanos>,
+    pub(super) answered: Option<Nanos>,
+    pub(super) response: Values,
+    pub(super) trailers: Values,
+    /// Body bytes of an answer of the agent's own.
+    pub(super) own_bytes: u64,
+    /// Body bytes from the client; whoever reads them counts.
+    pub(super) received: Rc<Cell<u64>>,
+}
+
+/// A request's head. Everything in it is shared with the request, nothing copied.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) version: Version,
+    /// Where the target names no authority.
+    pub(super) host: Option<HeaderValue>,
+    pub(super) fields: Values,
+}
+
+/// The two ends of the connection that answered: travels with a response, only while the log is on.
+#[derive(Clone, Copy, Debug)]
+pub struct Connected {
+    pub endpoint: SocketAddr,
+    /// The agent's.
+    pub local: Option<SocketAddr>,
+}
+
+impl Entry {
+    pub(super) fn new(
+        logger: Rc<Logger>,
+        active: Arc<Active>,
+        client: SocketAddr,
+        local: SocketAddr,
+        connection: u64,
+    ) -> Self {
+        Self {
+            logger,
+            active,
+            started: SystemTime::now(),
+            connection,
+            client,
+            local,
+            head: None,
+            server_name: None,
+            route: None,
+            cluster: None,
+            endpoint: None,
+            endpoint_local: None,
+            asked: None,
+            answered: None,
+            response: Values::new(),
+            trailers: Values::new(),
+            own_bytes: 0,
+            received: Rc::default(),
+        }
+    }
+
+    /// The request as it came, and again as it goes to the endpoint: like Envoy, the log shows it after its rewrites.
+    pub fn head(&mut self, parts: &request::Parts) {
+        self.head = Some(Head {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            version: parts.version,
+            host: if parts.uri.authority().is_none() { parts.headers.get(HOST).cloned() } else { None },
+            fields: values(&self.active.format.wanted.request, &parts.headers),
+        });
+    }
+
+    pub fn server_name(&mut self, name: Option<&Arc<str>>) {
+        self.server_name = name.cloned();
+    }
+
+    pub fn route(&mut self, name: &Arc<str>) {
+        self.route = Some(Arc::clone(name));
+    }
+
+    /// `host`: of the Service, or what stands for one.
+    pub fn cluster(&mut self, host: &Arc<str>, key: &ClusterKey) {
+        self.cluster = Some((Arc::clone(host), key.clone()));
+    }
+
+    /// An attempt begins; the last one counts.
+    pub fn asks(&mut self, endpoint: SocketAddr, now: Nanos) {
+        self.endpoint = Some(endpoint);
+        self.endpoint_local = None;
+        self.asked.get_or_insert(now);
+    }
+
+    /// Of hedged attempts, the one that won.
+    pub fn connected(&mut self, ends: Connected) {
+        self.endpoint = Some(ends.endpoint);
+        self.endpoint_local = ends.local;
+    }
+
+    /// The endpoint's head.
+    pub fn answered(&mut self, headers: &HeaderMap, now: Nanos) {
+        self.answered = Some(now);
+        self.response = values(&self.active.format.wanted.response, headers);
+    }
+
+    /// The agent answers itself.
+    pub fn answers(&mut self, headers: &HeaderMap, bytes: u64) {
+        self.own_bytes = bytes;
+        self.response = values(&self.active.format.wanted.response, headers);
+    }
+
+    pub fn trailers(&mut self, trailers: &HeaderMap) {
+        self.trailers = values(&self.active.format.wanted.trailers, trailers);
+    }
+
+    /// From the request's head to the endpoint's.
+    pub(in crate::telemetry) fn answered_after(&self, started: Nanos) -> Option<Duration> {
+        self.answered.map(|answered| answered.since(started))
+    }
+
+    pub(in crate::telemetry) fn own_bytes(&self) -> u64 {
+        self.own_bytes
+    }
+
+    /// Where body bytes of the client are counted.
+    pub fn received(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.received)
+    }
+
+    /// Writes the line.
+    pub fn end(&self, ended: &Ended) {
+        self.logger.line(self, ended);
+    }
+}
+
+fn values(names: &[HeaderName], headers: &HeaderMap) -> Values {
+    names.iter().map(|name| headers.get(name).cloned()).collect()
+}

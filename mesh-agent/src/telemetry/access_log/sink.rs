@@ -1,0 +1,166 @@
+//! The thread that writes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Buffers under way to the writer, of 16 KiB and one line each.
+const QUEUE: usize = 64;
+
+/// One file, its queue and its thread, which ends when the last holder is gone and the queue is empty.
+#[derive(Debug)]
+pub(super) struct Sink {
+    file: Box<str>,
+    queue: SyncSender<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+enum Message {
+    Lines {
+        bytes: Vec<u8>,
+        count: u64,
+    },
+    Reopen,
+    /// Tell when everything before this is written.
+    Flushed(SyncSender<()>),
+}
+
+impl Sink {
+    /// # Errors
+    /// As `pthread_create(3)`.
+    pub(super) fn start(file: &str, dropped: Arc<AtomicU64>) -> io::Result<Self> {
+        let (queue, messages) = mpsc::sync_channel(QUEUE);
+        let writer = Writer { place: Place::of(file), file: None, failing: false, dropped: Arc::clone(&dropped) };
+        thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&messages))?;
+        Ok(Self { file: file.into(), queue, dropped })
+    }
+
+    pub(super) fn is_to(&self, file: &str) -> bool {
+        *self.file == *file
+    }
+
+    pub(super) fn take(&self, bytes: Vec<u8>, count: u64) {
+        if self.queue.try_send(Message::Lines { bytes, count }).is_err() {
+            self.dropped.fetch_add(count, Relaxed);
+        }
+    }
+
+    /// Where the queue is full the writer finds out by itself, with the next lines.
+    pub(super) fn reopen(&self) {
+        let _ = self.queue.try_send(Message::Reopen);
+    }
+
+    pub(super) fn flushed(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        let (done, waits) = mpsc::sync_channel(1);
+        let mut message = Message::Flushed(done);
+        while let Err(TrySendError::Full(back)) = self.queue.try_send(message) {
+            if Instant::now() >= until {
+                return false;
+            }
+            message = back;
+            thread::sleep(Duration::from_millis(5));
+        }
+        waits.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Stdout,
+    Stderr,
+    Path(Box<str>),
+}
+
+struct Writer {
+    place: Place,
+    file: Option<File>,
+    /// It was said that the file cannot be written.
+    failing: bool,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Writer {
+    fn run(mut self, messages: &Receiver<Message>) {
+        // Whoever mistyped a path learns it at the start, not with the first request.
+        self.prepare();
+        while let Ok(message) = messages.recv() {
+            match message {
+                Message::Lines { bytes, count } => self.write(&bytes, count),
+                Message::Reopen => {
+                    self.file = None;
+                    self.prepare();
+                }
+                Message::Flushed(done) => drop(done.send(())),
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8], count: u64) {
+        self.prepare();
+        let Some(file) = &mut self.file else {
+            self.dropped.fetch_add(count, Relaxed);
+            return;
+        };
+        match file.write_all(bytes) {
+            Ok(()) => self.failing = false,
+            Err(error) => {
+                self.dropped.fetch_add(count, Relaxed);
+                self.failed(&error);
+                self.file = None;
+            }
+        }
+    }
+
+    /// Opens the file where it is not open, or where another one, or none, has its name (logrotate).
+    fn prepare(&mut self) {
+        if self.file.as_ref().is_some_and(|file| self.place.still_names(file)) {
+            return;
+        }
+        match self.place.open() {
+            Ok(file) => self.file = Some(file),
+            // Lines go on to the old file, if there is one, rather than nowhere.
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Once per outage.
+    fn failed(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::error!(%error, file = ?self.place, "the access log cannot be written; lines are dropped and counted");
+        }
+    }
+}
+
+impl Place {
+    fn of(file: &str) -> Self {
+        match file {
+            "-" | "/dev/stdout" => Self::Stdout,
+            "/dev/stderr" => Self::Stderr,
+            path => Self::Path(path.into()),
+        }
+    }
+
+    /// A descriptor of its own: Rust's `Stdout` looks for line ends and takes a lock.
+    fn open(&self) -> io::Result<File> {
+        match self {
+            Self::Stdout => Ok(io::stdout().as_fd().try_clone_to_owned()?.into()),
+            Self::Stderr => Ok(io::stderr().as_fd().try_clone_to_owned()?.into()),
+            Self::Path(path) => OpenOptions::new().append(true).create(true).open(&**path),
+        }
+    }
+
+    fn still_names(&self, file: &File) -> bool {
+        let Self::Path(path) = self else { return true };
+        match (std::fs::metadata(&**path), file.metadata()) {
+            (Ok(named), Ok(open)) => (named.dev(), named.ino()) == (open.dev(), open.ino()),
+            _ => false,
+        }
+    }
+}

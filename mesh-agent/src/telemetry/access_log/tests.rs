@@ -1,0 +1,235 @@
+use super::*;
+use crate::error::Flag;
+use crate::snapshot::access_log::Encoding;
+use crate::snapshot::{ClusterKey, PortKey, ServiceName};
+use crate::time::Nanos;
+use http::{HeaderMap, HeaderValue, Request, request};
+use proptest::prelude::*;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+fn settings(encoding: Encoding, source: &str, file: &Path) -> AccessLogSettings {
+    let format = Arc::new(Format::parse(encoding, source).unwrap());
+    AccessLogSettings { file: Some(file.to_str().unwrap().into()), format }
+}
+
+/// An entry like that of istio.io's example, and how it ended.
+fn example(format: Format, parts: &request::Parts) -> (Box<Entry>, Ended) {
+    let file: AccessLogSettings = AccessLogSettings { file: Some("/dev/null".into()), format: Arc::new(format) };
+    let log = Arc::new(AccessLog::default());
+    log.set(&file, None);
+    let logger = Rc::new(Logger::new(log));
+    let addr = |text: &str| text.parse().unwrap();
+    let mut entry = logger.entry(addr("10.44.1.23:54652"), addr("10.0.45.184:80"), 7).unwrap();
+    entry.started = UNIX_EPOCH + Duration::from_millis(1_606_263_351_313);
+    entry.head(parts);
+    let key = ClusterKey { port: PortKey::new(ServiceName::new("foo", "httpbin"), 8000), subset: Some("v1".into()) };
+    entry.cluster(&"httpbin.foo.svc.cluster.local".into(), &key);
+    entry.route(&"default".into());
+    entry.server_name(Some(&"outbound_.8000_._.httpbin".into()));
+    entry.asks(addr("10.44.1.99:80"), Nanos(0));
+    entry.answered(&HeaderMap::new(), Nanos(3_900_000));
+    entry.connected(Connected { endpoint: addr("10.44.1.27:80"), local: Some(addr("10.44.1.23:37652")) });
+    entry.received().set(12);
+    let ended = Ended {
+        code: Some(418),
+        grpc_status: None,
+        flags: Flags::NONE,
+        details: "via_upstream".into(),
+        duration: Duration::from_micros(4_700),
+        answered: Some(Duration::from_millis(4)),
+        received: 12,
+        sent: 135,
+        attempts: 1,
+    };
+    (entry, ended)
+}
+
+fn request() -> request::Parts {
+    let request = Request::get("/status/418")
+        .header("host", "httpbin:8000")
+        .header("x-forwarded-for", "10.1.1.1")
+        .header("user-agent", "curl/7.73.0-DEV")
+        .header("x-request-id", "84961386-6d84-929d-98bd-c5aee93b5c88");
+    request.body(()).unwrap().into_parts().0
+}
+
+fn rendered(encoding: Encoding, source: &str) -> String {
+    let (entry, ended) = example(Format::parse(encoding, source).unwrap(), &request());
+    let mut out = Vec::new();
+    render::line(&entry.active.format, &entry, &ended, &mut out);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn istios_text_line() {
+    assert_eq!(
+        rendered(Encoding::Text, ""),
+        "[2020-11-25T00:15:51.313Z] \"GET /status/418 HTTP/1.1\" 418 - via_upstream - \"-\" 12 135 4 3 \"10.1.1.1\" \
+         \"curl/7.73.0-DEV\" \"84961386-6d84-929d-98bd-c5aee93b5c88\" \"httpbin:8000\" \"10.44.1.27:80\" \
+         outbound|8000|v1|httpbin.foo.svc.cluster.local 10.44.1.23:37652 10.0.45.184:80 10.44.1.23:54652 \
+         outbound_.8000_._.httpbin default\n"
+    );
+}
+
+#[test]
+fn istios_json_keys() {
+    assert_eq!(
+        rendered(Encoding::Json, ""),
+        "{\"start_time\":\"2020-11-25T00:15:51.313Z\",\"route_name\":\"default\",\"method\":\"GET\",\
+         \"path\":\"/status/418\",\"protocol\":\"HTTP/1.1\",\"response_code\":418,\"response_flags\":\"-\",\
+         \"response_code_details\":\"via_upstream\",\"connection_termination_details\":null,\"bytes_received\":12,\
+         \"bytes_sent\":135,\"duration\":4,\"upstream_service_time\":\"3\",\"x_forwarded_for\":\"10.1.1.1\",\
+         \"user_agent\":\"curl/7.73.0-DEV\",\"request_id\":\"84961386-6d84-929d-98bd-c5aee93b5c88\",\
+         \"authority\":\"httpbin:8000\",\"upstream_host\":\"10.44.1.27:80\",\
+         \"upstream_cluster\":\"outbound|8000|v1|httpbin.foo.svc.cluster.local\",\
+         \"upstream_local_address\":\"10.44.1.23:37652\",\"downstream_local_address\":\"10.0.45.184:80\",\
+         \"downstream_remote_address\":\"10.44.1.23:54652\",\
+         \"requested_server_name\":\"outbound_.8000_._.httpbin\",\"upstream_transport_failure_reason\":null}\n"
+    );
+}
+
+#[test]
+fn formats_of_ones_own() {
+    let text =
+        "%START_TIME(%s %d/%m/%Y %T.%6f)% %REQ(X-ABSENT?:PATH):4% %RESP(:STATUS)% %UPSTREAM_REMOTE_PORT% %GRPC_STATUS%";
+    assert_eq!(rendered(Encoding::Text, text), "1606263351 25/11/2020 00:15:51.313000 /sta 418 80 -\n");
+    let json = r#"{"code": "%RESPONSE_CODE%", "text": "%RESPONSE_CODE%/%REQ(X-ABSENT)%", "ip": {"of": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"}, "v": 1}"#;
+    assert_eq!(
+        rendered(Encoding::Json, json),
+        "{\"code\":418,\"text\":\"418/-\",\"ip\":{\"of\":\"10.44.1.23\"},\"v\":1}\n"
+    );
+}
+
+#[test]
+fn failures_say_what_the_transport_said() {
+    let format = "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_TRANSPORT_FAILURE_REASON%";
+    let (entry, mut ended) = example(Format::parse(Encoding::Text, format).unwrap(), &request());
+    let answer = crate::error::Failure::Connect(crate::error::ConnectError::Refused).answer();
+    (ended.code, ended.flags) = (Some(503), answer.flags | Flag::URX.into());
+    ended.details = answer.details.into();
+    let mut out = Vec::new();
+    render::line(&entry.active.format, &entry, &ended, &mut out);
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        format!("503 URX,UF {} delayed_connect_error:_Connection_refused\n", answer.details)
+    );
+}
+
+proptest! {
+    /// Whatever a client sends, one request is one line, and the JSON is JSON.
+    #[test]
+    fn one_request_is_one_line(
+        value in proptest::collection::vec(any::<u8>().prop_filter("header bytes", |b| *b >= 32 && *b != 127), 0..200),
+        path in "/[!-~]{0,60}",
+    ) {
+        let Ok(value) = HeaderValue::from_bytes(&value) else { return Ok(()) };
+        let Ok(uri) = path.parse::<http::Uri>() else { return Ok(()) };
+        let mut parts = request();
+        parts.uri = uri;
+        for name in ["user-agent", "host", "x-request-id"] {
+            parts.headers.insert(name, value.clone());
+        }
+        for encoding in [Encoding::Text, Encoding::Json] {
+            let (entry, ended) = example(Format::parse(encoding, "").unwrap(), &parts);
+            let mut out = Vec::new();
+            render::line(&entry.active.format, &entry, &ended, &mut out);
+            let line = String::from_utf8(out).expect("UTF-8");
+            prop_assert_eq!(line.chars().filter(|c| c.is_control()).collect::<String>(), "\n");
+            prop_assert!(line.ends_with('\n'));
+            if encoding == Encoding::Json {
+                let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+                prop_assert_eq!(&read["response_code"], 418);
+                if let Some(sent) = value.to_str().ok().filter(|sent| !sent.is_empty()) {
+                    prop_assert_eq!(&read["user_agent"], sent);
+                }
+            } else {
+                // Quotes of values are escaped: those left are the format's seven pairs.
+                let quotes = line.replace("\\\\", "").replace("\\\"", "").matches('"').count();
+                prop_assert_eq!(quotes, 14, "{}", line);
+            }
+        }
+    }
+}
+
+fn begun(logger: &Rc<Logger>) -> (Box<Entry>, Ended) {
+    let addr = "127.0.0.1:1".parse().unwrap();
+    let mut entry = logger.entry(addr, addr, 1).expect("the log is on");
+    entry.head(&request());
+    let ended = Ended {
+        code: Some(200),
+        grpc_status: None,
+        flags: Flags::NONE,
+        details: "".into(),
+        duration: Duration::ZERO,
+        answered: None,
+        received: 0,
+        sent: 0,
+        attempts: 1,
+    };
+    (entry, ended)
+}
+
+fn write(logger: &Rc<Logger>, count: usize) {
+    for _ in 0..count {
+        let (entry, ended) = begun(logger);
+        entry.end(&ended);
+    }
+    logger.flush();
+}
+
+fn lines(file: &Path) -> usize {
+    std::fs::read_to_string(file).map_or(0, |text| text.lines().count())
+}
+
+#[test]
+fn a_file_that_was_moved_away_is_opened_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, moved) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
+    let log = Arc::new(AccessLog::default());
+    let logger = Rc::new(Logger::new(Arc::clone(&log)));
+    assert!(logger.entry(([0; 4], 0).into(), ([0; 4], 0).into(), 0).is_none(), "off by default");
+    log.set(&settings(Encoding::Text, "%PROTOCOL%", &file), None);
+    write(&logger, 3);
+    assert!(log.flushed(Duration::from_secs(5)));
+    assert_eq!(lines(&file), 3);
+    // As logrotate does it: rename; the next lines find a new file, SIGUSR1 or not.
+    std::fs::rename(&file, &moved).unwrap();
+    write(&logger, 2);
+    assert!(log.flushed(Duration::from_secs(5)));
+    assert_eq!((lines(&moved), lines(&file)), (3, 2));
+    std::fs::rename(&file, &moved).unwrap();
+    log.reopen();
+    assert!(log.flushed(Duration::from_secs(5)));
+    assert!(file.exists(), "SIGUSR1 does not wait for lines");
+    // Another file, then none.
+    let other = dir.path().join("other.log");
+    let (entry, ended) = begun(&logger);
+    log.set(&settings(Encoding::Text, "%PROTOCOL%", &other), None);
+    write(&logger, 1);
+    entry.end(&ended);
+    logger.flush();
+    assert!(log.flushed(Duration::from_secs(5)));
+    assert_eq!(lines(&other), 1);
+    log.set(&AccessLogSettings::default(), None);
+    assert!(!logger.is_on());
+    log.set(&AccessLogSettings::default(), Some("/dev/null"));
+    assert!(logger.is_on(), "the command line needs no MeshConfig");
+    assert_eq!(log.dropped(), 0);
+}
+
+#[test]
+fn lines_that_cannot_be_written_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(AccessLog::default());
+    let logger = Rc::new(Logger::new(Arc::clone(&log)));
+    log.set(&settings(Encoding::Text, "", &dir.path().join("missing/access.log")), None);
+    write(&logger, 4);
+    assert!(log.flushed(Duration::from_secs(5)));
+    assert_eq!(log.dropped(), 4);
+    // The folder comes: so do the lines.
+    std::fs::create_dir(dir.path().join("missing")).unwrap();
+    write(&logger, 2);
+    assert!(log.flushed(Duration::from_secs(5)));
+    assert_eq!((log.dropped(), lines(&dir.path().join("missing/access.log"))), (4, 2));
+}
