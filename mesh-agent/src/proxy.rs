@@ -26,7 +26,7 @@ use crate::snapshot::Protocol;
 use crate::telemetry::{ConnectionKind, Trouble};
 use crate::worker::Ctx;
 use crate::{body::Body, forward, http1};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{Request, Response};
 use life::{drained, idle};
 use std::cell::RefCell;
@@ -40,7 +40,6 @@ use tokio::net::TcpStream;
 
 /// What HTTP is spoken over.
 trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
 /// A client's connection.
@@ -71,19 +70,19 @@ pub async fn serve(accepted: Accepted, ctx: Rc<Ctx>) {
     let destinations = &conn.ctx.destinations;
     let target = match destinations.connection(&conn.source, &conn.wants) {
         Ok(target) => target,
-        Err(Failure::UnknownHost) if !destinations.speaks_http(conn.wants.port()) => {
-            conn.ctx.recorder.metrics().trouble(Trouble::Upstream);
-            return forward::reset(&stream);
+        Err(failure @ Failure::UnknownHost) if !destinations.tells(conn.wants.port()) => {
+            return opaque::refuse(&conn, &failure, &stream);
         }
-        // Nowhere to go, but the port speaks HTTP: the host may be known, or the client be told.
+        // Nowhere to go, but the port speaks HTTP or TLS: the host may be known, or the client be told.
         Err(_) => return Box::pin(conn.serve_declared_http(stream, None)).await,
     };
     match target.protocol {
-        Protocol::Tcp | Protocol::Tls => Box::pin(opaque::serve(&conn, &target, stream, Bytes::new(), None)).await,
+        Protocol::Tcp => Box::pin(opaque::serve_mesh(&conn, stream, BytesMut::new(), false, None)).await,
+        Protocol::Tls => Box::pin(opaque::serve_mesh(&conn, stream, BytesMut::new(), true, None)).await,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => {
             Box::pin(conn.serve_declared_http(stream, Some(&target))).await;
         }
-        Protocol::Detect => Box::pin(opaque::serve_undeclared(&conn, &target, stream)).await,
+        Protocol::Detect => Box::pin(opaque::serve_undeclared(&conn, stream)).await,
     }
     drop(guard);
 }
@@ -98,6 +97,7 @@ impl Conn {
     async fn serve_declared_http(self: Rc<Self>, mut stream: TcpStream, target: Option<&Target>) {
         let mut first = BytesMut::new();
         let mut drain = self.ctx.drain.clone();
+        let in_mesh = !matches!(self.wants, Wants::Gateway { .. });
         let reading = tokio::time::timeout(self.ctx.settings.idle, detect::read(&mut stream, &mut first));
         let read = tokio::select! {
             read = reading => read,
@@ -105,11 +105,13 @@ impl Conn {
             () = drain.grace_over() => return,
         };
         match read {
-            Ok(Ok(Sniff::Tls)) if let Some(target) = target => {
-                // The app does TLS of its own on this port: nothing to see, but endpoints are still balanced.
-                opaque::serve(&self, target, stream, first.freeze(), None).await;
-            }
+            // The app does TLS of its own on this port: nothing to see but its name, and endpoints are still balanced.
+            Ok(Ok(Sniff::Tls)) if in_mesh => opaque::serve_mesh(&self, stream, first, true, None).await,
             Ok(Ok(Sniff::Opaque)) if first.is_empty() => {}
+            // Nowhere to go, and nobody whom HTTP could tell so.
+            Ok(Ok(Sniff::Opaque)) if in_mesh && target.is_none() => {
+                opaque::refuse(&self, &Failure::UnknownHost, &stream);
+            }
             Ok(Ok(sniff)) => {
                 let http2 = target.is_some_and(|target| matches!(target.protocol, Protocol::Http2 | Protocol::Grpc));
                 let sniff = if http2 && detect::invalid_preface(&first) { Sniff::Http2 } else { sniff };
@@ -163,8 +165,7 @@ impl Conn {
                 }
                 server.poll_accept(cx)
             });
-            let Some(next) = next.await else { return Ok(()) };
-            let (request, responder) = next?;
+            let Some((request, responder)) = next.await.transpose()? else { return Ok(()) };
             let open = self.shown.begin();
             tokio::task::spawn_local(serve_stream(Rc::clone(&self), request, responder, open));
         }

@@ -40,6 +40,25 @@ impl Addr {
         self.ip[3]
     }
 
+    /// Stands for every address that nobody declared, on this port.
+    #[inline(always)]
+    pub const fn any(port: u16) -> Self {
+        Self { ip: [0; 4], port, pad: 0 }
+    }
+
+    /// Never leaves the pod or its link: loopback, link-local (169.254.0.0/16, fe80::/10), unspecified.
+    #[inline(always)]
+    pub const fn is_local(&self) -> bool {
+        if self.is_v4() {
+            let ip = u32::from_be(self.ip[3]);
+            return ip >> 24 == 127 || ip >> 16 == 0xa9fe || ip == 0;
+        }
+        if self.ip[0] == 0 && self.ip[1] == 0 && self.ip[2] == 0 {
+            return u32::from_be(self.ip[3]) <= 1;
+        }
+        u32::from_be(self.ip[0]) >> 22 == 0xfe80 >> 6
+    }
+
     /// The in-pod listener that serves this destination's family.
     #[inline(always)]
     pub const fn agent(&self) -> Self {

@@ -5,7 +5,7 @@
 //! touched; a connection goes to the agent only while the agent is alive; nothing hangs.
 
 use crate::addr::Addr;
-use crate::maps::{FailurePolicy, POD_SK_MSG, Pod, TARGET_SK_MSG, Target, Verdict};
+use crate::maps::{FailurePolicy, POD_CLOSED, POD_SK_MSG, POD_UNDECLARED, Pod, TARGET_SK_MSG, Target, Verdict};
 use crate::reason::Reason;
 
 /// What the hook can find out about a `connect()`.
@@ -16,6 +16,8 @@ pub trait Facts {
     fn pod(&self) -> Option<Pod>;
     /// Configuration of a destination: the exact address and port, else the longest prefix.
     fn target(&self, dst: &Addr) -> Option<Target>;
+    /// Configuration of a port on addresses that nobody declared ([`Addr::any`]).
+    fn port_target(&self, port: u16) -> Option<Target>;
     /// The last heartbeat is young enough.
     fn beat_fresh(&self) -> bool;
     /// The in-pod listener at this address exists now.
@@ -52,7 +54,13 @@ pub fn decide(facts: &impl Facts, dst: &Addr) -> Decision {
         return Decision::Pass(Reason::OwnSocket);
     }
     let Some(pod) = facts.pod() else { return Decision::Pass(Reason::NotEnrolled) };
-    let Some(target) = facts.target(dst) else { return Decision::Pass(Reason::NoTarget) };
+    let target = match facts.target(dst) {
+        Some(target) => target,
+        None => match undeclared(facts, &pod, dst) {
+            Some(target) => target,
+            None => return Decision::Pass(Reason::NoTarget),
+        },
+    };
     let place = place(&pod, &target);
     match Verdict::from_byte(target.verdict) {
         Verdict::Pass => Decision::Pass(Reason::PassedByRule),
@@ -60,6 +68,28 @@ pub fn decide(facts: &impl Facts, dst: &Addr) -> Decision {
         Verdict::Agent => to_agent(facts, dst, place),
         Verdict::Endpoint => to_endpoint(facts, dst, &target, place),
     }
+}
+
+/// An address that nobody declared: to the agent where the pod may reach only what is declared, or where some host is
+/// known by its name alone and has this port.
+#[inline(always)]
+fn undeclared(facts: &impl Facts, pod: &Pod, dst: &Addr) -> Option<Target> {
+    if dst.is_local() {
+        return None;
+    }
+    if pod.flags & POD_UNDECLARED == 0 {
+        return facts.port_target(dst.port);
+    }
+    let failure = if pod.flags & POD_CLOSED != 0 { FailurePolicy::Closed } else { FailurePolicy::Open };
+    Some(Target {
+        service: 0,
+        set: 0,
+        slots: 0,
+        verdict: Verdict::Agent as u8,
+        failure: failure as u8,
+        flags: 0,
+        pad: 0,
+    })
 }
 
 #[inline(always)]
@@ -125,6 +155,7 @@ mod tests {
         own: bool,
         pod: Option<Pod>,
         target: Option<Target>,
+        port_target: Option<Target>,
         beat: bool,
         listening: bool,
         room: bool,
@@ -146,6 +177,9 @@ mod tests {
             let looks = self.looks.get();
             self.looks.set(looks + 1);
             self.target.map(|t| if looks == 0 { t } else { Target { set: self.second_set, ..t } })
+        }
+        fn port_target(&self, _: u16) -> Option<Target> {
+            self.port_target
         }
         fn beat_fresh(&self) -> bool {
             self.beat
@@ -184,6 +218,7 @@ mod tests {
                 flags: 0,
                 pad: 0,
             }),
+            port_target: None,
             beat: true,
             listening: true,
             room: true,
@@ -221,6 +256,33 @@ mod tests {
         check(&open(), Decision::Rewrite(Reason::ToAgent, there(FailurePolicy::Open, false), addr("127.0.0.1:15001")));
         let v6 = decide(&open(), &addr("[fd00::1]:80"));
         assert_eq!(v6, Decision::Rewrite(Reason::ToAgent, there(FailurePolicy::Open, false), addr("[::1]:15001")));
+    }
+
+    #[test]
+    fn addresses_that_nobody_declared() {
+        let to = |world: &World, dst: &str| decide(world, &addr(dst));
+        let agent = |service| {
+            let place = Place { service, ..there(FailurePolicy::Open, false) };
+            Decision::Rewrite(Reason::ToAgent, place, addr("127.0.0.1:15001"))
+        };
+        let unknown = World { target: None, ..open() };
+        let pod = |flags| Some(Pod { workload: 3, flags });
+        let restricted = World { pod: pod(POD_UNDECLARED), ..unknown.clone() };
+        assert_eq!(to(&restricted, "203.0.113.1:443"), agent(0));
+        let named = World { port_target: open().target, ..unknown };
+        assert_eq!(to(&named, "203.0.113.1:443"), agent(9));
+        let locals = ["127.0.0.1:80", "127.8.0.1:80", "169.254.169.254:80", "0.0.0.0:80", "[::1]:80", "[::]:80"];
+        for local in locals.into_iter().chain(["[fe80::1]:80", "[febf::1]:80"]) {
+            for world in [&restricted, &named] {
+                assert_eq!(to(world, local), Decision::Pass(Reason::NoTarget), "{local}");
+            }
+        }
+        assert!(matches!(to(&restricted, "[fec0::1]:80"), Decision::Rewrite(..)), "not link-local");
+        let dead = World { beat: false, ..restricted };
+        assert_eq!(to(&dead, VIP), Decision::Pass(Reason::BeatStaleOpen));
+        let closed = World { pod: pod(POD_UNDECLARED | POD_CLOSED), ..dead };
+        let place = Place { service: 0, ..there(FailurePolicy::Closed, false) };
+        assert_eq!(to(&closed, VIP), Decision::Refuse(Reason::BeatStaleClosed, place));
     }
 
     #[test]

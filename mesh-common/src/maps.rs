@@ -12,12 +12,16 @@ pub const ANY_NETNS: u64 = 0;
 pub struct Pod {
     /// Id of the workload, see `NAMES`.
     pub workload: u32,
-    /// [`POD_SK_MSG`]
+    /// [`POD_SK_MSG`], [`POD_UNDECLARED`], [`POD_CLOSED`]
     pub flags: u32,
 }
 
 /// The workload opted in to redirection on every captured port.
 pub const POD_SK_MSG: u32 = 1;
+/// Its connections to addresses that nobody declared go to the agent, whatever the port.
+pub const POD_UNDECLARED: u32 = 2;
+/// With [`POD_UNDECLARED`]: those are refused where the agent cannot take them.
+pub const POD_CLOSED: u32 = 4;
 
 /// What the connect hook does with a destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

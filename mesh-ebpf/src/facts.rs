@@ -49,6 +49,12 @@ impl Facts for Kernel {
     }
 
     #[inline(always)]
+    fn port_target(&self, port: u16) -> Option<Target> {
+        // SAFETY: as above.
+        unsafe { SERVICES.get(Addr::any(port)) }.copied()
+    }
+
+    #[inline(always)]
     fn beat_fresh(&self) -> bool {
         let (Some(control), Some(beat)) = (control(), BEAT.get(0)) else { return false };
         // SAFETY: the helper has no preconditions.

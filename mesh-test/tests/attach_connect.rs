@@ -121,7 +121,7 @@ fn removals_leave_the_kernel_before_the_swap() {
     let services = [name.clone(), heir];
     let mut snapshot = Snapshot::default();
     snapshot.insert_service(Arc::new(web("web", &[80, 81])));
-    node.kernel().apply(&Update { snapshot: &snapshot, services: &services, workloads: &[] });
+    node.kernel().apply(&Update { services: &services, ..Update::of(&snapshot) });
     let captured = |node: &Node, at: &str| {
         let before = node.count(Reason::ToAgent);
         // Without capture there is no route to it.
@@ -131,14 +131,14 @@ fn removals_leave_the_kernel_before_the_swap() {
     assert!(captured(&node, "10.96.0.10:80") && captured(&node, "10.96.0.10:81"));
     // One port of a Service that stays.
     snapshot.insert_service(Arc::new(web("web", &[80])));
-    let update = Update { snapshot: &snapshot, services: &services, workloads: &[] };
+    let update = Update { services: &services, ..Update::of(&snapshot) };
     assert_eq!(node.kernel().retract(&update).removed, 1);
     assert!(captured(&node, "10.96.0.10:80") && !captured(&node, "10.96.0.10:81"));
     assert_eq!(node.kernel().apply(&update).removed, 0);
     // An address that another Service takes over is never without an entry.
     snapshot.remove_service(&name);
     snapshot.insert_service(Arc::new(web("web-v2", &[80])));
-    let update = Update { snapshot: &snapshot, services: &services, workloads: &[] };
+    let update = Update { services: &services, ..Update::of(&snapshot) };
     assert_eq!(node.kernel().retract(&update).removed, 0);
     assert!(captured(&node, "10.96.0.10:80"));
     assert_eq!(node.kernel().apply(&update).removed, 0);

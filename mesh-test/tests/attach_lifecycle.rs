@@ -164,7 +164,7 @@ fn beside_a_socket_load_balancer_the_mesh_comes_first() {
     let mut lb = Kernel::start(lb_config).unwrap();
     node.service("web", "10.96.0.10:80", Protocol::Http, &[mine.local_addr().unwrap()]);
     let name = [ServiceName::new("shop", "web")];
-    lb.apply(&Update { snapshot: &node.snapshot.clone(), services: &name, workloads: &[] });
+    lb.apply(&Update { services: &name, ..Update::of(&node.snapshot.clone()) });
     let dial = |pod: &Pod| {
         let app = pod.connect("10.96.0.10:80").unwrap();
         assert_eq!(app.peer_addr().unwrap(), "10.96.0.10:80".parse().unwrap());
@@ -178,9 +178,9 @@ fn beside_a_socket_load_balancer_the_mesh_comes_first() {
     // The mesh fails open: what is left is the load balancer.
     node.hang();
     node.kernel().apply(&Update {
-        snapshot: &mesh_agent::snapshot::Snapshot::default(),
         services: &name,
         workloads: &[],
+        ..Update::of(&mesh_agent::snapshot::Snapshot::default())
     });
     let _placed = dial(&pod);
     mine.accept().unwrap();

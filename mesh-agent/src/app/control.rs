@@ -231,8 +231,13 @@ impl Control {
         Publisher::new(Arc::clone(&self.snapshot), |step: Step<'_>| {
             let Some(captured) = captured.as_mut() else { return };
             let (Step::Remove { new: snapshot, update, .. } | Step::Add { new: snapshot, update, .. }) = step;
-            let (services, workloads) = (&*update.touched_services, &*update.touched_workloads);
-            let update = kernel::Update { snapshot, services, workloads };
+            let update = kernel::Update {
+                snapshot,
+                services: &update.touched_services,
+                workloads: &update.touched_workloads,
+                hosts: &update.touched_hosts,
+                scopes: update.touched_scopes,
+            };
             let report = match step {
                 Step::Remove { .. } => {
                     pods.release(snapshot, captured, now);

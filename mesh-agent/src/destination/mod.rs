@@ -5,6 +5,7 @@
 //! target stays the same object while what it was made of does, so pickers and their state are not made anew by
 //! changes elsewhere.
 
+mod l4;
 pub mod resolve;
 
 use crate::addr::EndpointAddr;
@@ -13,14 +14,14 @@ use crate::connect::{Upstream, Upstreams};
 use crate::error::Failure;
 use crate::listen::{Source, Wants};
 use crate::snapshot::gateway::Listener;
-use crate::snapshot::policy::TrafficPolicy;
+use crate::snapshot::policy::{Balancer, TrafficPolicy};
 use crate::snapshot::route::{
     Action, Backend, BackendTo, Conditions, Destination, Family, Forward, HeaderOps, MESH, Matcher, Route, RuleRef,
     VirtualHost, Visibility,
 };
 use crate::snapshot::{
     Client, ClusterKey, Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, MeshSettings, PortKey, Protocol,
-    Service, ServiceName, ServicePort, Snapshot, Workload,
+    Resolution, Service, ServiceName, ServicePort, Snapshot, Workload,
 };
 use crate::time::Nanos;
 use arc_swap::{ArcSwap, Cache};
@@ -205,9 +206,12 @@ impl Destinations {
         self.snapshot.borrow_mut().load().gateway_listener(&pod.key, port).cloned()
     }
 
-    /// Whether any Service speaks HTTP on a port of this number.
-    pub fn speaks_http(&self, port: u16) -> bool {
-        self.snapshot.borrow_mut().load().speaks_http(port)
+    /// Whether a port's connections, whoever they are for, may tell by their first bytes what they mean: any Service
+    /// speaks HTTP on a port of this number, or TLS that only the ClientHello's name tells.
+    pub fn tells(&self, port: u16) -> bool {
+        let mut cache = self.snapshot.borrow_mut();
+        let snapshot = cache.load();
+        snapshot.speaks_http(port) || snapshot.speaks_named_tls(port)
     }
 
     /// Forgets answers of former configurations; those in use come back with the next request. True where the
@@ -293,8 +297,10 @@ impl Destinations {
             To::Unknown(dst) => {
                 let key: ClusterKey = PortKey::new(ServiceName::new("", PASSTHROUGH), dst.port()).into();
                 let endpoint = single(EndpointAddr::new(dst.addr()), None);
-                // HTTP is looked for only where somebody declared it: anything else may wait for its server to speak.
-                let protocol = if snapshot.speaks_http(dst.port()) { Protocol::Detect } else { Protocol::Tcp };
+                // HTTP and names are looked for only where somebody declared them: anything else may wait for its server
+                // to speak.
+                let declared = snapshot.speaks_http(dst.port()) || snapshot.speaks_named_tls(dst.port());
+                let protocol = if declared { Protocol::Detect } else { Protocol::Tcp };
                 let (host, name) = (PASSTHROUGH.into(), dst.to_string().into());
                 Ok(self.address(&host, name, protocol, &key, &endpoint, &self.no_policy, client))
             }
@@ -313,7 +319,13 @@ impl Destinations {
         subset: Option<&str>,
         former: Option<&Rc<Target>>,
     ) -> Result<Rc<Target>, Failure> {
-        let (policy, labels) = self.policy(snapshot, client, service, port.port, subset)?;
+        let (mut policy, labels) = self.policy(snapshot, client, service, port.port, subset)?;
+        if matches!(service.resolution, Resolution::None | Resolution::DynamicDns)
+            && policy.balancer != Balancer::Passthrough
+        {
+            // "NONE: the connection is forwarded to the address it was made for."
+            policy = Arc::new(TrafficPolicy { balancer: Balancer::Passthrough, ..TrafficPolicy::clone(&policy) });
+        }
         let key = ClusterKey { port: port.key.clone(), subset: subset.map(Into::into) };
         let spec = Spec {
             key: &key,

@@ -2,8 +2,12 @@
 
 use crate::addr::OrigDst;
 use crate::listen::Wants;
-use crate::snapshot::route::VirtualHost;
-use crate::snapshot::{self, Client, OutboundPolicy, PortKey, Service, ServicePort, Snapshot, Workload, host_names};
+use crate::route::{self, Facts};
+use crate::snapshot::route::{Backend, MESH, VirtualHost};
+use crate::snapshot::{
+    self, Client, L4Host, OutboundPolicy, PortKey, Protocol, Service, ServicePort, Snapshot, Workload, host_names,
+};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What the configuration knows about where a request is headed.
@@ -43,15 +47,55 @@ pub fn connection(snapshot: &Snapshot, client: &Client<'_>, wants: &Wants) -> To
             snapshot::Destination::Service(service, port) if in_scope(snapshot, client, &service, port.port) => {
                 To::Service(service, port)
             }
-            snapshot::Destination::Workload(workload) => {
-                let headless = snapshot.headless_port(*dst);
-                To::Pod(workload, *dst, headless)
-            }
-            snapshot::Destination::Service(..) | snapshot::Destination::Unknown => match outbound(snapshot, client) {
-                OutboundPolicy::AllowAny => To::Unknown(*dst),
-                OutboundPolicy::RegistryOnly => To::Blocked,
+            snapshot::Destination::Workload(workload) => match snapshot.headless_port(*dst) {
+                // A pod's own address is nobody's declaration.
+                None if outbound(snapshot, client) == OutboundPolicy::RegistryOnly => To::Blocked,
+                headless => To::Pod(workload, *dst, headless),
             },
+            snapshot::Destination::Service(..) | snapshot::Destination::Unknown => undeclared(snapshot, client, *dst),
         },
+    }
+}
+
+/// What becomes of a connection whose bytes are not looked into.
+#[derive(Debug)]
+pub struct Opaque<'s> {
+    /// Of the `tls` or `tcp` rule that takes it, if one does.
+    pub backends: Option<&'s [Backend]>,
+    /// Where it goes without one.
+    pub to: To,
+}
+
+/// What a connection whose bytes are not looked into means. `sni`: the name in its ClientHello, lower case.
+///
+/// `tls` rules are for connections with a name; `tcp` rules for ports that are neither declared HTTP nor TLS
+/// (SEMANTICS §4). A host without an address of its own is known by that name.
+pub fn opaque<'s>(snapshot: &'s Snapshot, client: &Client<'_>, wants: &Wants, sni: Option<&str>) -> Opaque<'s> {
+    let mut to = connection(snapshot, client, wants);
+    if let (To::Unknown(_) | To::Blocked, Wants::Original(original)) = (&to, wants) {
+        let port = original.port();
+        let named = sni.and_then(|sni| by_name(snapshot, client, sni, port));
+        if let Some((service, port)) = named.or_else(|| by_port(snapshot, client, port)) {
+            to = To::Service(service, port);
+        }
+    }
+    let by_tcp = !matches!(protocol(&to), Some(protocol) if protocol != Protocol::Tcp && protocol != Protocol::Detect);
+    let facts = Facts { port: wants.port(), client: *client, gateway: MESH };
+    let address: Option<IpAddr> = wants.original().map(|original| original.addr().ip());
+    let backends = rules(snapshot, client, &to, sni).and_then(|host| {
+        let routes = [&*host.routes];
+        let tls = sni.and_then(|sni| route::l4::tls(routes, &facts, address, sni)).map(|tls| &tls.backends[..]);
+        let tcp = || route::l4::tcp(routes, &facts, address).map(|tcp| &tcp.backends[..]);
+        tls.or_else(|| tcp().filter(|_| by_tcp))
+    });
+    Opaque { backends, to }
+}
+
+/// Whether it takes a ClientHello's name to know where a TLS connection goes.
+pub fn asks_for_name(snapshot: &Snapshot, client: &Client<'_>, wants: &Wants) -> bool {
+    match connection(snapshot, client, wants) {
+        To::Unknown(_) | To::Blocked => true,
+        to => rules(snapshot, client, &to, None).is_some_and(|host| !host.routes.tls.is_empty()),
     }
 }
 
@@ -87,6 +131,53 @@ pub fn request(snapshot: &Snapshot, client: &Client<'_>, wants: &Wants, authorit
         To::Pod(..) | To::Nowhere | To::Unknown(_) | To::Blocked | To::Gone(_) => None,
     };
     Resolved { rules: rules.cloned(), to }
+}
+
+/// Nobody declared the address, or the client may not see who has it.
+fn undeclared(snapshot: &Snapshot, client: &Client<'_>, dst: OrigDst) -> To {
+    // Where HTTP or TLS could come too, their names are read first.
+    if !snapshot.speaks_http(dst.port())
+        && !snapshot.speaks_named_tls(dst.port())
+        && let Some((service, port)) = by_port(snapshot, client, dst.port())
+    {
+        return To::Service(service, port);
+    }
+    match outbound(snapshot, client) {
+        OutboundPolicy::AllowAny => To::Unknown(dst),
+        OutboundPolicy::RegistryOnly => To::Blocked,
+    }
+}
+
+/// The Service without address that a ClientHello names (SEMANTICS §8: "TLS by SNI").
+fn by_name(snapshot: &Snapshot, client: &Client<'_>, sni: &str, port: u16) -> Option<(Arc<Service>, Arc<ServicePort>)> {
+    let service = snapshot.service_by_host(client, sni).filter(|s| s.by_host && in_scope(snapshot, client, s, port))?;
+    let port = service.ports.iter().find(|p| p.port == port)?;
+    Some((Arc::clone(service), Arc::clone(port)))
+}
+
+/// The Service without address that has a TCP port (SEMANTICS §8: "TCP without addresses matches by port only").
+fn by_port(snapshot: &Snapshot, client: &Client<'_>, port: u16) -> Option<(Arc<Service>, Arc<ServicePort>)> {
+    let seen =
+        |s: &Service| s.export.visible_to(&s.name.namespace, client.namespace) && in_scope(snapshot, client, s, port);
+    let (service, port) = snapshot.bare_port(port).find(|(service, _)| seen(service))?;
+    Some((Arc::clone(service), Arc::clone(port)))
+}
+
+/// Who speaks about the connection's host: the Service's, else the name that the client gave.
+fn rules<'s>(snapshot: &'s Snapshot, client: &Client<'_>, to: &To, sni: Option<&str>) -> Option<&'s Arc<L4Host>> {
+    let host = match to {
+        To::Service(service, _) | To::Pod(_, _, Some((service, _))) => &*service.host,
+        To::Unknown(_) | To::Blocked => sni?,
+        To::Pod(..) | To::Nowhere | To::Gone(_) => return None,
+    };
+    snapshot.l4_host(client, host)
+}
+
+fn protocol(to: &To) -> Option<Protocol> {
+    match to {
+        To::Service(_, port) | To::Pod(_, _, Some((_, port))) => Some(port.protocol),
+        To::Pod(..) | To::Nowhere | To::Unknown(_) | To::Blocked | To::Gone(_) => None,
+    }
 }
 
 /// Whether the client's Sidecar lets it see a Service.

@@ -35,7 +35,8 @@ pub fn dump(pin_dir: &Path) -> Result<Dump, KernelError> {
         rows.push(row("PODS", who, format!("{} flags={:#x}", name_of(&names, pod.workload), pod.flags)));
     }
     for (addr, entry) in maps::hash::<Addr, Target>(pin_dir, "SERVICES")?.iter().filter_map(Result::ok) {
-        rows.push(row("SERVICES", text(addr), target(&names, &entry)));
+        let key = if addr == Addr::any(addr.port) { format!("any:{}", addr.port) } else { text(addr) };
+        rows.push(row("SERVICES", key, target(&names, &entry)));
     }
     let prefixes = maps::trie::<PrefixData, Target>(pin_dir, "PREFIXES")?;
     for (key, entry) in prefixes.iter().filter_map(Result::ok) {

@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -35,6 +36,39 @@ pub(super) struct LinkInfo {
     /// 0 when the cgroup is gone.
     pub cgroup: u64,
     pub prog: u32,
+}
+
+/// Addresses of this network namespace's interfaces (getifaddrs(3)). None where they cannot be read.
+pub(super) fn host_addrs() -> Vec<IpAddr> {
+    let mut list = std::ptr::null_mut::<libc::ifaddrs>();
+    // SAFETY: the list is written to a local.
+    if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut next = list;
+    // SAFETY: null or an element of the list, which is freed below.
+    while let Some(interface) = unsafe { next.as_ref() } {
+        next = interface.ifa_next;
+        // SAFETY: null or the interface's address.
+        let Some(addr) = (unsafe { interface.ifa_addr.as_ref() }) else { continue };
+        match i32::from(addr.sa_family) {
+            libc::AF_INET => {
+                // SAFETY: AF_INET says that it is a sockaddr_in.
+                let v4 = unsafe { interface.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
+                found.push(IpAddr::from(v4.sin_addr.s_addr.to_ne_bytes()));
+            }
+            libc::AF_INET6 => {
+                // SAFETY: AF_INET6 says that it is a sockaddr_in6.
+                let v6 = unsafe { interface.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
+                found.push(IpAddr::from(v6.sin6_addr.s6_addr));
+            }
+            _ => {}
+        }
+    }
+    // SAFETY: what getifaddrs gave, once.
+    unsafe { libc::freeifaddrs(list) };
+    found
 }
 
 /// Opens a pinned map, program or link.

@@ -39,21 +39,24 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
-/// Reads until the ClientHello is whole; `first` holds what was read. Returns the server's name, lower case, if the
-/// client gave one (RFC 6066 §3).
+/// Reads until the ClientHello is whole; `first` holds what was read, before and now. Returns the server's name, lower
+/// case, if the client gave one (RFC 6066 §3).
 ///
 /// # Errors
 /// The socket's own; `InvalidData` where it is no ClientHello, `UnexpectedEof` where it ended before.
 pub async fn hello<R: AsyncRead + Unpin>(io: &mut R, first: &mut BytesMut) -> io::Result<Option<Arc<str>>> {
     let invalid = |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     let mut acceptor = Acceptor::default();
+    let mut seen = 0;
     loop {
-        first.reserve(1024);
-        let before = first.len();
-        if io.read_buf(first).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        if first.len() == seen {
+            first.reserve(1024);
+            if io.read_buf(first).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
-        let mut new = first.get(before..).unwrap_or_default();
+        let mut new = first.get(seen..).unwrap_or_default();
+        seen = first.len();
         while !new.is_empty() {
             acceptor.read_tls(&mut new)?;
         }

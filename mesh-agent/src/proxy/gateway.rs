@@ -5,13 +5,12 @@ use crate::detect::{Replay, Sniff};
 use crate::forward;
 use crate::listen::{Wants, tls};
 use crate::route::{self, split};
+use crate::snapshot::L4Routes;
 use crate::snapshot::gateway::{App, Server, Servers, Tls};
-use crate::snapshot::route::{Backend, BackendTo};
-use crate::snapshot::{L4Routes, covers_host};
+use crate::snapshot::route::BackendTo;
 use crate::telemetry::Trouble;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,31 +125,14 @@ fn destination(
     let port = conn.wants.port();
     let client = conn.source.client(&conn.wants);
     let facts = route::Facts { port, client, gateway: &server.gateway };
+    let (routes, to) = (routes.iter().map(|routes| &**routes), Some(conn.ends.local.ip()));
     let backends = match sni {
-        Some(sni) => by_name(routes, &facts, sni),
-        None => first_tcp(routes, &facts, conn.ends.local.ip()),
-    }?;
+        Some(sni) => &route::l4::tls(routes, &facts, to, sni)?.backends,
+        None => &route::l4::tcp(routes, &facts, to)?.backends,
+    };
     let chosen = split::weighted(backends, &mut conn.ctx.rng.borrow_mut())?;
     let BackendTo::Service(to) = &chosen.to else { return None };
     conn.ctx.destinations.backend(&conn.source, &conn.wants, to, port).ok()
-}
-
-/// Of the TLS routes that hold, the one with the longest name (SEMANTICS §4).
-fn by_name<'r>(routes: &'r [Arc<L4Routes>], facts: &route::Facts<'_>, sni: &str) -> Option<&'r [Backend]> {
-    let holding = routes.iter().flat_map(|routes| &routes.tls).filter(|tls| route::holds(&tls.conditions, facts));
-    let named = holding.filter_map(|tls| {
-        let names = tls.sni.iter().filter(|name| ***name == *sni || covers_host(name, sni));
-        Some((names.map(|name| (!name.starts_with('*'), name.len())).max()?, tls))
-    });
-    // The first of equals: `max_by_key` would take the last.
-    named.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, tls)| &tls.backends[..])
-}
-
-fn first_tcp<'r>(routes: &'r [Arc<L4Routes>], facts: &route::Facts<'_>, local: IpAddr) -> Option<&'r [Backend]> {
-    let mut all = routes.iter().flat_map(|routes| &routes.tcp);
-    let inside = |subnets: &[ipnet::IpNet]| subnets.is_empty() || subnets.iter().any(|net| net.contains(&local));
-    let found = all.find(|tcp| route::holds(&tcp.conditions, facts) && inside(&tcp.subnets));
-    found.map(|tcp| &tcp.backends[..])
 }
 
 fn refuse(conn: &Conn, stream: &TcpStream, why: &str) {

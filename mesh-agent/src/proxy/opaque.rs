@@ -2,17 +2,20 @@
 
 use super::Conn;
 use crate::addr::EndpointAddr;
-use crate::balance::{self, ActiveRequest, Ask};
+use crate::balance::{self, ActiveRequest, Ask, RequestFacts, affinity};
 use crate::connect::{Opaque, Way, Wire};
 use crate::connections::Speaks;
 use crate::destination::Target;
 use crate::detect::{self, Replay, Sniff};
 use crate::error::{ConnectError, Failure, Flag, Flags};
 use crate::forward::{self, ForwardError};
+use crate::listen::tls;
+use crate::snapshot::policy::{Balancer, HashKey};
 use crate::telemetry::access_log::Connected as Ends;
 use crate::telemetry::{ConnectionKind, Trouble};
 use crate::time::Nanos;
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use smallvec::SmallVec;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,6 +41,53 @@ const LAST_CHANCE: Duration = Duration::from_secs(1);
 /// How long a beginning that could become HTTP may stay alone on an undeclared port before it is passed on as it is. Slow
 /// HTTP clients are served all the same, without what HTTP would give them.
 const FRAGMENT: Duration = Duration::from_secs(1);
+
+/// For a ClientHello whose name tells where a connection goes.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// Bytes of a client in the mesh, sent where `tls` and `tcp` rules say, else where the connection was made for.
+///
+/// `first`: what was read from the client already; `tls`: it is, or will be, a ClientHello. `made`: an endpoint's
+/// connection from before the name was known.
+pub(super) async fn serve_mesh(
+    conn: &Rc<Conn>,
+    mut client: TcpStream,
+    mut first: BytesMut,
+    tls: bool,
+    made: Option<(Rc<Target>, Connected)>,
+) {
+    let destinations = &conn.ctx.destinations;
+    let mut sni = None;
+    if tls && destinations.asks_for_name(&conn.source, &conn.wants) {
+        // Whatever is wrong with the hello is the endpoint's to say; a broken socket is noticed when bytes are moved.
+        let hello = tokio::time::timeout(HELLO, tls::hello(&mut client, &mut first)).await;
+        sni = hello.ok().and_then(Result::ok).flatten();
+    }
+    let (target, connected) = match made {
+        Some((target, connected)) if sni.is_none() => (Ok(target), Some(connected)),
+        made => {
+            let target = destinations.opaque(&conn.source, &conn.wants, sni.as_deref(), &mut conn.ctx.rng.borrow_mut());
+            let same = |former: &Rc<Target>| target.as_ref().is_ok_and(|target| Rc::ptr_eq(target, former));
+            let connected = made.filter(|(former, _)| same(former)).map(|(_, connected)| connected);
+            (target, connected)
+        }
+    };
+    match target {
+        Ok(target) => serve(conn, &target, client, first.freeze(), connected).await,
+        Err(failure) => refuse(conn, &failure, &client),
+    }
+}
+
+/// Ends a connection that goes nowhere, and counts it as what it was for.
+pub(super) fn refuse(conn: &Conn, failure: &Failure, client: &TcpStream) {
+    tracing::debug!(%failure, client = %conn.ends.client, to = %conn.ends.local, "connection refused");
+    let recorder = &conn.ctx.recorder;
+    recorder.metrics().trouble(Trouble::Upstream);
+    let series = recorder.tcp_series(conn.source.workload.as_ref(), &failure.destination().into(), None);
+    series.opened.add(1);
+    series.closed.add(1);
+    forward::reset(client);
+}
 
 /// Forwards bytes; `first`: what was read from the client already.
 pub(super) async fn serve(
@@ -107,9 +157,14 @@ pub(super) async fn serve(
 
 /// The first bytes decide, from whichever side they come; the endpoint is connected meanwhile, since a server-first
 /// protocol's client waits for it.
-pub(super) async fn serve_undeclared(conn: &Rc<Conn>, target: &Target, mut client: TcpStream) {
+pub(super) async fn serve_undeclared(conn: &Rc<Conn>, mut client: TcpStream) {
     let mut first = BytesMut::new();
-    let (sniff, connected) = match race(conn, target, &mut client, &mut first).await {
+    let target = conn.ctx.destinations.opaque(&conn.source, &conn.wants, None, &mut conn.ctx.rng.borrow_mut());
+    let target = match target {
+        Ok(target) => target,
+        Err(failure) => return refuse(conn, &failure, &client),
+    };
+    let (sniff, connected) = match race(conn, &target, &mut client, &mut first).await {
         Ok(decided) => decided,
         Err(failure) => {
             tracing::debug!(%failure, to = %target.name, "undeclared connection failed");
@@ -121,12 +176,16 @@ pub(super) async fn serve_undeclared(conn: &Rc<Conn>, target: &Target, mut clien
         Sniff::Http1 => Wire::Http1,
         Sniff::Http2 => Wire::Http2,
         Sniff::Tls | Sniff::Opaque | Sniff::NeedMore => {
-            return serve(conn, target, client, first.freeze(), connected).await;
+            let made = connected.map(|connected| (Rc::clone(&target), connected));
+            if sniff != Sniff::Tls && made.is_none() {
+                return serve(conn, &target, client, first.freeze(), None).await;
+            }
+            return serve_mesh(conn, client, first, sniff == Sniff::Tls, made).await;
         }
     };
     if let Some(Connected { opaque, active }) = connected {
         let addr = active.state().dialled();
-        conn.ctx.pools.adopt(conn.way(target, addr), wire, opaque).await;
+        conn.ctx.pools.adopt(conn.way(&target, addr), wire, opaque).await;
     }
     let io = Replay::new(first.freeze(), client, Arc::clone(&conn.shown));
     Rc::clone(conn).serve_http(sniff, io).await;
@@ -182,8 +241,9 @@ async fn decided(client: &mut TcpStream, first: &mut BytesMut) -> std::io::Resul
 pub(super) async fn connect(conn: &Conn, target: &Target) -> Result<Connected, Failure> {
     let ctx = &conn.ctx;
     let mut tried: SmallVec<[EndpointAddr; 4]> = SmallVec::new();
+    let hash = source_hash(conn, target);
     loop {
-        let ask = Ask { tried: &tried, original: conn.wants.original(), now: Nanos::now(), ..Ask::default() };
+        let ask = Ask { tried: &tried, hash, original: conn.wants.original(), now: Nanos::now(), ..Ask::default() };
         let chosen = target.cluster.pick(&ask, &mut ctx.rng.borrow_mut()).map_err(|_| Failure::NoEndpoint)?;
         let active = chosen.start(ask.now);
         let others = tried.len() < ctx.settings.max_retries as usize;
@@ -206,4 +266,15 @@ pub(super) async fn connect(conn: &Conn, target: &Target) -> Result<Connected, F
             }
         }
     }
+}
+
+/// Of all keys of a consistent hash, a connection has the source's address only (Envoy's `source_ip` of TCP's hash
+/// policies).
+fn source_hash(conn: &Conn, target: &Target) -> Option<u64> {
+    let Balancer::ConsistentHash(hash) = &target.policy.balancer else { return None };
+    if hash.key != HashKey::SourceIp {
+        return None;
+    }
+    let (client, local) = (conn.ends.client, conn.ends.local);
+    affinity(&hash.key, &RequestFacts { headers: &HeaderMap::new(), query: None, client, local }).hash
 }

@@ -5,6 +5,7 @@
 //! Invariant: pure; no allocation where nothing changes.
 
 pub mod cors;
+pub mod l4;
 mod matching;
 pub mod redirect;
 pub mod rewrite;

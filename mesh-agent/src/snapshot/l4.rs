@@ -56,6 +56,11 @@ impl Snapshot {
         candidates.find_map(|c| first_visible(c.iter(), |h| (&h.export, &h.namespace), client.namespace))
     }
 
+    /// All that speak about a host, whoever sees them.
+    pub fn l4_hosts_about(&self, host: &str) -> impl Iterator<Item = &Arc<L4Host>> {
+        self.l4_hosts.covering(host).flatten()
+    }
+
     /// All of a host's candidates, in order of age.
     pub fn set_l4_hosts(&mut self, host: &Arc<str>, candidates: Vec<Arc<L4Host>>) {
         self.l4_hosts.set(host, candidates);

@@ -4,7 +4,7 @@
 
 use super::policy::DestinationPolicy;
 use super::route::{VirtualHost, Visibility};
-use super::{Map, ServiceName, Snapshot};
+use super::{Map, ServiceName, Snapshot, covers_host};
 use crate::snapshot::Service;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -59,7 +59,8 @@ impl<T> ByHost<T> {
 
     /// The values of every key that covers `host`, most specific key first.
     pub(super) fn covering<'a, 'h>(&'a self, host: &'h str) -> impl Iterator<Item = &'a [Arc<T>]> + use<'a, 'h, T> {
-        let wild = wildcards(host).filter_map(|key| self.0.get(&*key)).map(|values| &values[..]);
+        let wild = (!self.0.is_empty()).then(|| wildcards(host)).into_iter().flatten();
+        let wild = wild.filter_map(|key| self.0.get(&*key)).map(|values| &values[..]);
         self.0.get(host).map(|values| &values[..]).into_iter().chain(wild)
     }
 }
@@ -118,6 +119,20 @@ impl Snapshot {
         let names = self.hosts.covering(host).find(|names| names.iter().any(|name| seen(name).is_some()))?;
         let own = names.iter().find(|name| &*name.namespace == client.namespace).and_then(|name| seen(name));
         own.or_else(|| names.iter().find_map(|name| seen(name)))
+    }
+
+    /// DestinationRules that speak about a host, whoever sees them.
+    pub fn destination_policies_about(&self, host: &str) -> impl Iterator<Item = &Arc<DestinationPolicy>> {
+        self.policies.covering(host).flatten()
+    }
+
+    /// Services that a touched host (FQDN or `*.suffix`) is about. Costs what they are in number for an FQDN.
+    pub fn services_under(&self, host: &str) -> Vec<ServiceName> {
+        if host.starts_with('*') {
+            let covered = self.services().filter(|service| covers_host(host, &service.host));
+            return covered.map(|service| service.name.clone()).collect();
+        }
+        self.hosts.exact(host).iter().map(|name| (**name).clone()).collect()
     }
 
     /// The routes that hold for a port of `host` (a canonical name) and a client in the mesh.

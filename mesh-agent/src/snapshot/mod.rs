@@ -36,6 +36,8 @@ use route::VirtualHost;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// Port first: all of one number are neighbours.
+type PortKeyByPort = (u16, ServiceName);
 type Map<K, V> = imbl::GenericHashMap<K, V, rustc_hash::FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>;
 
 /// One consistent view of the mesh as this node sees it.
@@ -52,6 +54,10 @@ pub struct Snapshot {
     headless: Map<EndpointAddr, PortKey>,
     /// How many Service ports with this number speak HTTP, declared or not.
     http_ports: Map<u16, usize>,
+    /// As above, of TLS ports of Services that are known by their host only.
+    tls_ports: Map<u16, usize>,
+    /// Ports of Services that are known by nothing but them: TCP, and no address.
+    bare_ports: imbl::OrdSet<PortKeyByPort>,
     /// Who has a host: usually one Service.
     hosts: ByHost<ServiceName>,
     /// Routes of clients in the mesh.
@@ -161,14 +167,14 @@ impl Snapshot {
         for (vip, port) in service.addrs() {
             self.by_addr.insert(ServiceAddr::new((vip, port).into()), PortKey::new(service.name.clone(), port));
         }
-        self.count_http_ports(&service, true);
+        self.count_ports(&service, true);
         self.rename(&service, |names| names.push(Arc::new(service.name.clone())));
         self.services.insert(service.name.clone(), service);
     }
 
     pub fn remove_service(&mut self, name: &ServiceName) -> Option<Arc<Service>> {
         let former = self.services.remove(name)?;
-        self.count_http_ports(&former, false);
+        self.count_ports(&former, false);
         self.rename(&former, |_| {});
         for (vip, port) in former.addrs() {
             let addr = ServiceAddr::new((vip, port).into());
@@ -184,12 +190,44 @@ impl Snapshot {
         self.http_ports.contains_key(&port)
     }
 
-    fn count_http_ports(&mut self, service: &Service, up: bool) {
-        for port in service.ports.iter().filter(|port| !port.protocol.is_opaque()) {
-            let count = self.http_ports.get(&port.port).copied().unwrap_or(0);
+    /// Whether TLS on a port of this number can be for a Service that only the ClientHello's name tells.
+    pub fn speaks_named_tls(&self, port: u16) -> bool {
+        self.tls_ports.contains_key(&port)
+    }
+
+    /// Services that have this TCP port and no address, in order of name: connections to addresses that nobody
+    /// declared mean the first that the client may see (SEMANTICS §8).
+    pub fn bare_port(&self, port: u16) -> impl Iterator<Item = (&Arc<Service>, &Arc<ServicePort>)> {
+        let from = (port, ServiceName { namespace: "".into(), name: "".into() });
+        let names = self.bare_ports.range(from..).take_while(move |(number, _)| *number == port);
+        names.filter_map(move |(_, name)| {
+            let service = self.services.get(name)?;
+            Some((service, service.ports.iter().find(|p| p.port == port)?))
+        })
+    }
+
+    fn count_ports(&mut self, service: &Service, up: bool) {
+        for port in &service.ports {
+            let numbers = match port.protocol {
+                Protocol::Tls if service.by_host => &mut self.tls_ports,
+                Protocol::Tcp if service.by_host => {
+                    let key = (port.port, service.name.clone());
+                    if up {
+                        self.bare_ports.insert(key)
+                    } else {
+                        self.bare_ports.remove(&key)
+                    };
+                    continue;
+                }
+                Protocol::Tls | Protocol::Tcp => continue,
+                Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb | Protocol::Detect => {
+                    &mut self.http_ports
+                }
+            };
+            let count = numbers.get(&port.port).copied().unwrap_or(0);
             match if up { count + 1 } else { count.saturating_sub(1) } {
-                0 => self.http_ports.remove(&port.port),
-                count => self.http_ports.insert(port.port, count),
+                0 => numbers.remove(&port.port),
+                count => numbers.insert(port.port, count),
             };
         }
     }

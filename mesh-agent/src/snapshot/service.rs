@@ -92,6 +92,8 @@ pub struct Service {
     pub ports: Vec<Arc<ServicePort>>,
     pub export: Visibility,
     pub resolution: Resolution,
+    /// Only its host is known: clients find addresses of it by themselves (ServiceEntry without `addresses`).
+    pub by_host: bool,
     /// `MESH_EXTERNAL`: never mTLS, no workload behind its endpoints.
     pub external: bool,
     pub traffic_distribution: Option<TrafficDistribution>,
@@ -135,6 +137,7 @@ impl Service {
             ports: Vec::new(),
             export: Visibility::Public,
             resolution: Resolution::Static,
+            by_host: false,
             external: false,
             traffic_distribution: None,
             subject_alt_names: Vec::new(),

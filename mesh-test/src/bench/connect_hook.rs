@@ -128,7 +128,7 @@ fn resize(kernel: &mut Kernel, snapshot: &mut Snapshot, present: &mut usize, siz
         }
     }
     let services: Vec<ServiceName> = changed.map(name).collect();
-    let report = kernel.apply(&Update { snapshot, services: &services, workloads: &[] });
+    let report = kernel.apply(&Update { services: &services, ..Update::of(snapshot) });
     ensure!(report.problems.is_empty(), "{:?}", report.problems.first());
     *present = size;
     Ok(())

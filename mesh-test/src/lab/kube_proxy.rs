@@ -40,7 +40,7 @@ impl KubeProxy {
         let now = services.clone();
         services.extend(self.known.drain(..).filter(|name| !now.contains(name)));
         self.known = now;
-        let report = self.kernel.apply(&Update { snapshot: &snapshot, services: &services, workloads: &[] });
+        let report = self.kernel.apply(&Update { services: &services, ..Update::of(&snapshot) });
         for problem in report.problems {
             tracing::warn!("kube-proxy stand-in: {problem}");
         }

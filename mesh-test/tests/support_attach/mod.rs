@@ -179,7 +179,7 @@ impl Node {
     fn apply(&mut self, names: &[&str]) -> SyncReport {
         let services: Vec<ServiceName> = names.iter().map(|name| ServiceName::new("shop", name)).collect();
         let snapshot = self.snapshot.clone();
-        self.kernel().apply(&Update { snapshot: &snapshot, services: &services, workloads: &[] })
+        self.kernel().apply(&Update { services: &services, ..Update::of(&snapshot) })
     }
 }
 

@@ -152,6 +152,7 @@ pub(super) fn compile(input: Input<'_>, found: &mut Vec<Diagnostic>) -> Service 
         ports,
         export: visibility(&spec.export_to, input.export),
         resolution: resolution(spec),
+        by_host: spec.addresses.is_empty(),
         external: &*spec.location != "MESH_INTERNAL",
         subject_alt_names: spec.subject_alt_names.clone(),
         ..Service::new(input.name, &host)

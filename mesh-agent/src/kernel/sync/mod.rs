@@ -6,7 +6,9 @@
 //! again when room is made.
 
 mod plan;
+mod policy;
 mod ports;
+mod reach;
 mod sets;
 
 use super::counters::Counters;
@@ -19,13 +21,17 @@ use aya::maps::{
     lpm_trie::{Key, LpmTrie},
 };
 use ipnet::IpNet;
-use mesh_common::maps::{ANY_NETNS, FailurePolicy, POD_SK_MSG, Pod, PrefixData, Target, Verdict};
+use mesh_common::maps::{
+    ANY_NETNS, FailurePolicy, POD_CLOSED, POD_SK_MSG, POD_UNDECLARED, Pod, PrefixData, Target, Verdict,
+};
 use mesh_common::{Addr, Reason};
-use plan::PortPlan;
+use plan::{PortPlan, Terms};
 use ports::{Leftovers, PortState};
+use reach::Reach;
 use rustc_hash::{FxHashMap, FxHashSet};
 use sets::Sets;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What changed between two snapshots, and the newer one.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +41,17 @@ pub struct Update<'a> {
     pub services: &'a [ServiceName],
     /// Added, changed or removed.
     pub workloads: &'a [WorkloadKey],
+    /// FQDNs or `*.suffix`es whose routes or policies changed.
+    pub hosts: &'a [Arc<str>],
+    /// Sidecars, or what holds for the whole mesh, changed.
+    pub scopes: bool,
+}
+
+impl<'a> Update<'a> {
+    /// In which nothing changed yet.
+    pub fn of(snapshot: &'a Snapshot) -> Self {
+        Self { snapshot, services: &[], workloads: &[], hosts: &[], scopes: false }
+    }
 }
 
 /// What an update did.
@@ -69,12 +86,24 @@ pub(super) struct Sync {
     by_service: FxHashMap<ServiceName, Vec<PortKey>>,
     /// Who wants an address; the first by name has it.
     claims: FxHashMap<Addr, BTreeMap<PortKey, Target>>,
-    enrolled: FxHashMap<WorkloadKey, NetnsCookie>,
+    enrolled: FxHashMap<WorkloadKey, Enrolled>,
+    reach: Reach,
+    /// Prefixes that are left alone: addresses of the node and of its captured pods.
+    passes: BTreeSet<IpNet>,
     /// Addresses for which SERVICES had no room.
     unplaced: BTreeSet<Addr>,
     /// Entries of a former process that nobody has claimed yet.
     adopted_addrs: FxHashSet<Addr>,
     adopted_pods: FxHashSet<u64>,
+    adopted_prefixes: Vec<(u32, PrefixData)>,
+}
+
+/// A captured pod.
+#[derive(Clone, Copy, Debug)]
+struct Enrolled {
+    netns: NetnsCookie,
+    /// What the kernel was told of it.
+    value: Pod,
 }
 
 impl Sync {
@@ -92,11 +121,16 @@ impl Sync {
             by_service: FxHashMap::default(),
             claims: FxHashMap::default(),
             enrolled: FxHashMap::default(),
+            reach: Reach::default(),
+            passes: BTreeSet::new(),
             unplaced: BTreeSet::new(),
             adopted_addrs: FxHashSet::default(),
             adopted_pods: FxHashSet::default(),
+            adopted_prefixes: Vec::new(),
         };
         sync.adopted_addrs = sync.services.keys().filter_map(Result::ok).collect();
+        sync.adopted_prefixes =
+            sync.prefixes.keys().filter_map(Result::ok).map(|key| (key.prefix_len(), key.data())).collect();
         sync.adopted_pods = sync.pods.keys().filter_map(Result::ok).collect();
         if sync.mode == Mode::SocketLb {
             let every = Pod { workload: 0, flags: 0 };
@@ -123,7 +157,8 @@ impl Sync {
     pub(super) fn apply(&mut self, update: &Update<'_>) -> SyncReport {
         let mut report = SyncReport::default();
         let mut left = Leftovers::default();
-        for name in update.services {
+        let all = self.renew_reach(update, &mut report);
+        for name in &replanned(update, all) {
             let plans = self.plans(update.snapshot, name);
             self.apply_service(name, plans, &mut left, &mut report);
         }
@@ -135,16 +170,9 @@ impl Sync {
 
     pub(super) fn enrol(&mut self, workload: &WorkloadKey, netns: NetnsCookie, sk_msg: bool) -> SyncReport {
         let mut report = SyncReport::default();
-        let value =
-            Pod { workload: self.ids.intern(&workload.to_string()), flags: if sk_msg { POD_SK_MSG } else { 0 } };
-        match self.pods.insert(netns.0, value, 0) {
-            Ok(()) => {
-                report.written += 1;
-                self.adopted_pods.remove(&netns.0);
-                self.enrolled.insert(workload.clone(), netns);
-            }
-            Err(error) => self.problem(&error, Reason::PodsFull, &workload.to_string(), &mut report),
-        }
+        let flags = self.undeclared(workload) | if sk_msg { POD_SK_MSG } else { 0 };
+        let value = Pod { workload: self.ids.intern(&workload.to_string()), flags };
+        self.write_pod(workload, Enrolled { netns, value }, &mut report);
         report
     }
 
@@ -157,6 +185,7 @@ impl Sync {
     pub(super) fn prefix(&mut self, prefix: IpNet, rule: Option<PrefixRule>) -> SyncReport {
         let mut report = SyncReport::default();
         let key = prefix_key(prefix);
+        self.adopted_prefixes.retain(|adopted| *adopted != (key.prefix_len(), key.data()));
         match rule {
             Some(rule) => {
                 let target = Target { verdict: rule.verdict as u8, failure: rule.failure as u8, ..Target::default() };
@@ -177,6 +206,9 @@ impl Sync {
         }
         for addr in std::mem::take(&mut self.adopted_addrs) {
             report.removed += usize::from(self.services.remove(&addr).is_ok());
+        }
+        for (bits, data) in std::mem::take(&mut self.adopted_prefixes) {
+            report.removed += usize::from(self.prefixes.remove(&Key::new(bits, data)).is_ok());
         }
         report.removed += self.sets.sweep();
         let used: FxHashSet<String> =
@@ -209,7 +241,61 @@ impl Sync {
     }
 
     fn plans(&self, snapshot: &Snapshot, name: &ServiceName) -> Vec<PortPlan> {
-        snapshot.service(name).map(|service| plan::plan(service, self.mode, self.failure)).unwrap_or_default()
+        let terms = Terms { snapshot, every: &self.reach.every, mode: self.mode, failure: self.failure };
+        snapshot.service(name).map(|service| plan::plan(service, &terms)).unwrap_or_default()
+    }
+
+    /// Takes in what concerns every pod or every Service; true where all Services are to be planned again.
+    fn renew_reach(&mut self, update: &Update<'_>, report: &mut SyncReport) -> bool {
+        if !update.scopes && update.workloads.is_empty() {
+            return false;
+        }
+        let former = std::mem::replace(&mut self.reach, Reach::of(update.snapshot));
+        for (workload, enrolled) in self.enrolled.clone() {
+            let flags = enrolled.value.flags & POD_SK_MSG | self.undeclared(&workload);
+            if flags != enrolled.value.flags {
+                let value = Pod { flags, ..enrolled.value };
+                self.write_pod(&workload, Enrolled { value, ..enrolled }, report);
+            }
+        }
+        self.renew_passes(report);
+        former.every != self.reach.every
+    }
+
+    /// What a pod dials of its own node, itself included, is not looked at, whatever it may reach.
+    fn renew_passes(&mut self, report: &mut SyncReport) {
+        let captured = self.reach.pods.iter().copied();
+        let node = if self.reach.pods.is_empty() { Vec::new() } else { super::sys::host_addrs() };
+        let passes: BTreeSet<IpNet> = captured.chain(node).map(IpNet::from).collect();
+        let rule = PrefixRule { verdict: Verdict::Pass, failure: FailurePolicy::Open };
+        let former = std::mem::take(&mut self.passes);
+        let changes = passes.difference(&former).map(|new| (*new, Some(rule)));
+        for (prefix, rule) in changes.chain(former.difference(&passes).map(|gone| (*gone, None))) {
+            let SyncReport { written, removed, problems } = self.prefix(prefix, rule);
+            report.written += written;
+            report.removed += removed;
+            report.problems.extend(problems);
+        }
+        self.passes = passes;
+    }
+
+    fn undeclared(&self, workload: &WorkloadKey) -> u32 {
+        match (self.reach.restricted.contains(workload), self.failure) {
+            (false, _) => 0,
+            (true, FailurePolicy::Open) => POD_UNDECLARED,
+            (true, FailurePolicy::Closed) => POD_UNDECLARED | POD_CLOSED,
+        }
+    }
+
+    fn write_pod(&mut self, workload: &WorkloadKey, enrolled: Enrolled, report: &mut SyncReport) {
+        match self.pods.insert(enrolled.netns.0, enrolled.value, 0) {
+            Ok(()) => {
+                report.written += 1;
+                self.adopted_pods.remove(&enrolled.netns.0);
+                self.enrolled.insert(workload.clone(), enrolled);
+            }
+            Err(error) => self.problem(&error, Reason::PodsFull, &workload.to_string(), report),
+        }
     }
 
     fn leave_where_gone(&mut self, update: &Update<'_>, report: &mut SyncReport) {
@@ -223,8 +309,8 @@ impl Sync {
     }
 
     fn leave_into(&mut self, workload: &WorkloadKey, report: &mut SyncReport) {
-        if let Some(netns) = self.enrolled.remove(workload) {
-            report.removed += usize::from(self.pods.remove(&netns.0).is_ok());
+        if let Some(enrolled) = self.enrolled.remove(workload) {
+            report.removed += usize::from(self.pods.remove(&enrolled.netns.0).is_ok());
         }
     }
 
@@ -238,6 +324,17 @@ impl Sync {
         tracing::warn!("{text}");
         report.problems.push(text);
     }
+}
+
+/// The Services that an update is about: those that changed, and those whose host somebody spoke about anew.
+fn replanned(update: &Update<'_>, all: bool) -> BTreeSet<ServiceName> {
+    let mut names: BTreeSet<ServiceName> = update.services.iter().cloned().collect();
+    if all {
+        names.extend(update.snapshot.services().map(|service| service.name.clone()));
+    } else {
+        names.extend(update.hosts.iter().flat_map(|host| update.snapshot.services_under(host)));
+    }
+    names
 }
 
 /// 10.0.0.0/8 → 96 + 8 = 104 bits of ::ffff:10.0.0.0.

@@ -1,7 +1,9 @@
 //! Pure: what a service port wants from the kernel.
 
 use super::super::Mode;
-use crate::snapshot::{EndpointHealth, EndpointSet, PortKey, Service, ServicePort};
+use super::policy::wants_agent;
+use super::reach::Every;
+use crate::snapshot::{EndpointHealth, EndpointSet, PortKey, Service, ServicePort, Snapshot};
 use mesh_common::Addr;
 use mesh_common::maps::FailurePolicy;
 use std::collections::BTreeSet;
@@ -28,14 +30,24 @@ pub(super) enum Want {
     },
 }
 
-/// Plans every port of a service that the kernel has to know.
-pub(super) fn plan(service: &Service, mode: Mode, failure: FailurePolicy) -> Vec<PortPlan> {
-    service.ports.iter().filter_map(|port| plan_port(service, port, mode, failure)).collect()
+/// What plans depend on beside the Service itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) every: &'a Every,
+    pub(super) mode: Mode,
+    pub(super) failure: FailurePolicy,
 }
 
-fn plan_port(service: &Service, port: &ServicePort, mode: Mode, failure: FailurePolicy) -> Option<PortPlan> {
-    let by_kernel = port.protocol.is_opaque() || mode == Mode::SocketLb;
-    let addrs: BTreeSet<Addr> = if service.headless {
+/// Plans every port of a service that the kernel has to know.
+pub(super) fn plan(service: &Service, terms: &Terms<'_>) -> Vec<PortPlan> {
+    service.ports.iter().filter_map(|port| plan_port(service, port, terms)).collect()
+}
+
+fn plan_port(service: &Service, port: &ServicePort, terms: &Terms<'_>) -> Option<PortPlan> {
+    let opaque = port.protocol.is_opaque() && !wants_agent(terms.snapshot, service, port, terms.every);
+    let by_kernel = opaque || terms.mode == Mode::SocketLb;
+    let mut addrs: BTreeSet<Addr> = if service.headless {
         if by_kernel {
             // The app chose the pod itself and there is no L7 work: nothing to do.
             return None;
@@ -45,9 +57,13 @@ fn plan_port(service: &Service, port: &ServicePort, mode: Mode, failure: Failure
     } else {
         service.vips.iter().map(|vip| Addr::from(std::net::SocketAddr::new(*vip, port.port))).collect()
     };
+    if service.by_host && !by_kernel {
+        // Its clients' connections are made for addresses that only DNS knows: all of the port are looked at.
+        addrs.insert(Addr::any(port.port));
+    }
     let want = if by_kernel { endpoints(&port.endpoints) } else { Want::Agent };
-    let sk_msg = !by_kernel && port.protocol.is_http2();
-    Some(PortPlan { key: port.key.clone(), addrs, want, sk_msg, failure })
+    let sk_msg = !by_kernel && port.protocol.is_http2() && !service.by_host;
+    Some(PortPlan { key: port.key.clone(), addrs, want, sk_msg, failure: terms.failure })
 }
 
 /// Ready endpoints; draining ones only when none is ready (KEP-1669).
@@ -105,6 +121,11 @@ pub(super) mod tests {
         text.parse::<std::net::SocketAddr>().unwrap().into()
     }
 
+    fn planned(service: &Service, mode: Mode) -> Vec<PortPlan> {
+        let (snapshot, every) = Default::default();
+        plan(service, &Terms { snapshot: &snapshot, every: &every, mode, failure: FailurePolicy::Open })
+    }
+
     #[test]
     fn opaque_goes_to_endpoints_by_family_and_health() {
         use EndpointHealth::{Draining, NotReady, Ready};
@@ -115,7 +136,7 @@ pub(super) mod tests {
             ("10.1.0.3:5", 1, Draining),
             ("10.1.0.4:5", 1, NotReady),
         ];
-        let plans = plan(&service(&["10.96.0.1", "fd96::1"], Protocol::Tcp, &all), Mode::Mesh, FailurePolicy::Open);
+        let plans = planned(&service(&["10.96.0.1", "fd96::1"], Protocol::Tcp, &all), Mode::Mesh);
         assert_eq!(plans.len(), 1);
         assert_eq!(plans[0].addrs, [addr("10.96.0.1:5432"), addr("[fd96::1]:5432")].into());
         assert_eq!(
@@ -125,7 +146,7 @@ pub(super) mod tests {
                 v6: vec![(addr("[fd00::1]:5"), 1)]
             }
         );
-        let none_ready = plan(&service(&["10.96.0.1"], Protocol::Tcp, &all[3..]), Mode::Mesh, FailurePolicy::Open);
+        let none_ready = planned(&service(&["10.96.0.1"], Protocol::Tcp, &all[3..]), Mode::Mesh);
         assert_eq!(none_ready[0].want, Want::Endpoint { v4: vec![(addr("10.1.0.3:5"), 1)], v6: vec![] });
     }
 
@@ -134,9 +155,9 @@ pub(super) mod tests {
         for (protocol, sk_msg) in
             [(Protocol::Grpc, true), (Protocol::Http2, true), (Protocol::Http, false), (Protocol::Detect, false)]
         {
-            let plans = plan(&service(&["10.96.0.1"], protocol, &[]), Mode::Mesh, FailurePolicy::Open);
+            let plans = planned(&service(&["10.96.0.1"], protocol, &[]), Mode::Mesh);
             assert_eq!((&plans[0].want, plans[0].sk_msg), (&Want::Agent, sk_msg), "{protocol:?}");
-            let lb = plan(&service(&["10.96.0.1"], protocol, &[]), Mode::SocketLb, FailurePolicy::Open);
+            let lb = planned(&service(&["10.96.0.1"], protocol, &[]), Mode::SocketLb);
             assert_eq!((&lb[0].want, lb[0].sk_msg), (&Want::Endpoint { v4: vec![], v6: vec![] }, false));
         }
     }
@@ -144,10 +165,10 @@ pub(super) mod tests {
     #[test]
     fn headless_is_known_by_pod_address_where_there_is_l7_work() {
         let endpoints = [("10.1.0.1:8080", 1, EndpointHealth::Ready), ("10.1.0.2:8080", 1, EndpointHealth::NotReady)];
-        let plans = plan(&service(&[], Protocol::Grpc, &endpoints), Mode::Mesh, FailurePolicy::Open);
+        let plans = planned(&service(&[], Protocol::Grpc, &endpoints), Mode::Mesh);
         assert_eq!(plans[0].addrs, [addr("10.1.0.1:8080"), addr("10.1.0.2:8080")].into());
         assert_eq!(plans[0].want, Want::Agent);
-        assert!(plan(&service(&[], Protocol::Tcp, &endpoints), Mode::Mesh, FailurePolicy::Open).is_empty());
-        assert!(plan(&service(&[], Protocol::Grpc, &endpoints), Mode::SocketLb, FailurePolicy::Open).is_empty());
+        assert!(planned(&service(&[], Protocol::Tcp, &endpoints), Mode::Mesh).is_empty());
+        assert!(planned(&service(&[], Protocol::Grpc, &endpoints), Mode::SocketLb).is_empty());
     }
 }
