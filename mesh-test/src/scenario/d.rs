@@ -1,5 +1,6 @@
 //! Scenario D: Sock Shop's resilience, step by step: faults, retries, delays, circuit breakers, ejections.
 
+use super::access_log::AccessLog;
 use super::c::{NS, set_up};
 use super::check::Checks;
 use super::stage::{Stage, count, said};
@@ -43,7 +44,7 @@ pub(super) const RESILIENCE: Scenario = Scenario {
             id: "D4",
             title: "The circuit breaker, measured by fortio",
             lesson: "One connection and one waiting request: two callers fit, of four some are turned away at once (UO). \
-                     fortio's counts and the agent's must be the same.",
+                     fortio's counts, the agent's and its access log's must be the same.",
             waits_for: None,
             act: breaker,
         },
@@ -128,6 +129,7 @@ fn timeouts(stage: &Stage, checks: &mut Checks) -> Result<()> {
 fn breaker(stage: &Stage, checks: &mut Checks) -> Result<()> {
     let client = stage.client(NS)?;
     stage.ours("carts-circuit-breaker.yaml")?;
+    let mut log = AccessLog::start(stage)?;
     for (callers, requests, what) in [(2, 20, "mostly 200"), (4, 40, "a visible share of 503")] {
         let before = stage.metrics()?;
         let codes = fortio::load(stage, &client, CARTS, callers, requests)?;
@@ -148,6 +150,15 @@ fn breaker(stage: &Stage, checks: &mut Checks) -> Result<()> {
             &format!("{command}: the agent's counts of 200 and of 503 with UO"),
             &(good, refused),
             &same(&after),
+        );
+        let lines = log.next(requests, &format!("outbound|80||{SERVICE}"))?;
+        let logged = |code: u64, flags: &str| {
+            lines.iter().filter(|l| l["response_code"] == code && l["response_flags"] == flags).count() as u64
+        };
+        checks.equal(
+            &format!("{command}: the access log's lines of 200, of 503 with UO, and all"),
+            &(good, refused, requests),
+            &(logged(200, "-"), logged(503, "UO"), lines.len() as u64),
         );
     }
     let replies = stage.fetch(&client, CARTS, &["--count", "80", "--concurrency", "8"])?;

@@ -4,6 +4,7 @@
 //! what the YAML promises. Steps leave nothing behind for the next one.
 
 mod a;
+mod access_log;
 mod b;
 mod c;
 mod check;
