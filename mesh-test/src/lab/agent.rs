@@ -44,8 +44,9 @@ impl Agent {
         &self.lab.nodes[self.node].name
     }
 
-    /// Starts the process (again) and returns when it answers on its socket.
+    /// Kills the process, if it runs, starts another and returns when that one answers on its socket.
     pub fn restart(&self) -> Result<Duration> {
+        self.kill9();
         let node = &self.lab.nodes[self.node];
         let run_dir = self.run_dir();
         fs::create_dir_all(&run_dir)?;
