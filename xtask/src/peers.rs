@@ -1,5 +1,5 @@
 //! `cargo xtask peers`: what tests and benches need beyond Rust, in `target/peers`: other languages' gRPC apps, grpc-go's
-//! interop pair, h2spec, fortio, Envoy; HAProxy and nginx from the system's packages.
+//! interop pair, h2spec, fortio, Envoy; HAProxy, nginx and Prometheus from the system's packages.
 //!
 //! Each part is skipped while its inputs (pinned versions, sources, the proto) are what they were, so a second run takes
 //! no time. One part that fails does not stop the others; all that is missing is named at the end.
@@ -30,8 +30,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Err(error) = packages(&parts) {
         missing.push(format!("{error:#}"));
     }
-    // HAProxy and nginx are packages and no more.
-    for part in parts.into_iter().filter(|part| *part != Part::Bench) {
+    // HAProxy, nginx and Prometheus are packages and no more.
+    for part in parts.into_iter().filter(|part| !matches!(part, Part::Bench | Part::Observe)) {
         if let Err(error) = install(part) {
             missing.push(format!("{part:?}: {error:#}"));
         }
@@ -65,7 +65,7 @@ fn packages(parts: &[Part]) -> Result<()> {
         if !sh::is_root() {
             command.arg("env");
         }
-        // Runlevel 1 keeps invoke-rc.d from starting HAProxy and nginx as services.
+        // Runlevel 1 keeps invoke-rc.d from starting HAProxy, nginx and Prometheus as services.
         command.args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-q"]).args(arguments);
         command
     };
@@ -83,7 +83,7 @@ fn packages(parts: &[Part]) -> Result<()> {
 /// What a part leaves in target/peers.
 fn programs(part: Part) -> &'static [&'static str] {
     match part {
-        Part::Bench => &[],
+        Part::Bench | Part::Observe => &[],
         Part::Python => &["bin/interop-python", "python/bin/envoy"],
         Part::Go => {
             &["bin/interop-go", "bin/grpc-interop-client", "bin/grpc-interop-server", "bin/h2spec", "bin/fortio"]
@@ -109,7 +109,7 @@ fn install(part: Part) -> Result<()> {
         fs::remove_file(&stamp)?;
     }
     match part {
-        Part::Bench => return Ok(()),
+        Part::Bench | Part::Observe => return Ok(()),
         Part::Python => python(&source)?,
         Part::Go => go(&source)?,
         Part::Java => java(&source, &proto)?,

@@ -9,6 +9,8 @@ use std::process::Command;
 pub(crate) enum Part {
     /// HAProxy, nginx
     Bench,
+    /// Prometheus with promtool
+    Observe,
     /// grpcio, protoc, Envoy
     Python,
     /// grpc-go, its interop client and server, h2spec, fortio
@@ -19,7 +21,7 @@ pub(crate) enum Part {
     Node,
 }
 
-pub(crate) const PARTS: &[Part] = &[Part::Bench, Part::Python, Part::Go, Part::Java, Part::Node];
+pub(crate) const PARTS: &[Part] = &[Part::Bench, Part::Observe, Part::Python, Part::Go, Part::Java, Part::Node];
 
 /// A program and what makes it good enough.
 pub(crate) struct Tool {
@@ -40,6 +42,8 @@ const fn tool(name: &'static str, part: Part, packages: &'static [&'static str])
 pub(crate) const TOOLS: &[Tool] = &[
     tool("haproxy", Part::Bench, &["haproxy"]),
     tool("nginx", Part::Bench, &["nginx"]),
+    tool("prometheus", Part::Observe, &["prometheus"]),
+    tool("promtool", Part::Observe, &["prometheus"]),
     // Debian's python3 lacks ensurepip until python3-venv is installed.
     Tool {
         probe: &["-c", "import ensurepip, sys; print(sys.version)"],
