@@ -81,10 +81,9 @@ pub enum ConnectError {
     /// `Settings::max_connections_per_endpoint` reached.
     #[error("overflow")]
     Overflow,
-    /// The DestinationRule asks for TLS (`SIMPLE`, `MUTUAL`), which is not spoken to endpoints yet: nothing is sent in
-    /// the clear instead.
-    #[error("the DestinationRule asks for TLS to the endpoint, which this version does not speak")]
-    NoTls,
+    /// The handshake failed, or there is nothing to make it with.
+    #[error("TLS_error: {0}")]
+    Tls(std::sync::Arc<str>),
 }
 
 /// `http1`, `http2`: what happened after the request was handed to a connection.
@@ -147,6 +146,9 @@ pub struct Answer {
     pub reset: u32,
 }
 
+/// Envoy's detail of a connection that no rule takes.
+pub const NO_FILTER_CHAIN: &str = "filter_chain_not_found";
+
 /// RST_STREAM code "no longer needed" (RFC 9113 §7).
 pub const CANCEL: u32 = 0x8;
 
@@ -171,7 +173,8 @@ impl Failure {
                 ConnectError::Refused => Situation::ConnectRefused,
                 ConnectError::Timeout(_) => Situation::ConnectTimeout,
                 ConnectError::Io(_) | ConnectError::Handshake => Situation::ConnectFailed,
-                ConnectError::Socket(_) | ConnectError::NoTls => Situation::NoSocket,
+                ConnectError::Tls(_) => Situation::TlsFailed,
+                ConnectError::Socket(_) => Situation::NoSocket,
                 ConnectError::Overflow => Situation::Overflow,
             },
             Self::Upstream(error) => match error {
@@ -220,6 +223,21 @@ impl Failure {
             outcome: row.outcome,
             retryable: row.proof,
             reset,
+        }
+    }
+
+    /// What the access log says of a connection that ends without an answer, since nobody looks into its bytes: as
+    /// Envoy's, which sends what nobody declared to a cluster without endpoints, and has no filter chain where we have
+    /// no rule.
+    pub fn closed(&self) -> (Flags, &'static str) {
+        match self {
+            Self::NoRoute => (Flag::NR.into(), NO_FILTER_CHAIN),
+            Self::UnknownHost => Self::NoEndpoint.closed(),
+            Self::RefusedBackend(_) => Self::NoCluster.closed(),
+            other => {
+                let answer = other.answer();
+                (answer.flags, answer.details)
+            }
         }
     }
 
@@ -333,5 +351,21 @@ mod tests {
         assert_eq!(Failure::RateLimited { resource_exhausted: true }.answer().grpc, 8);
         assert_eq!(Failure::Timeout.answer().grpc, 14, "not DEADLINE_EXCEEDED: SEMANTICS §6");
         assert_eq!(Failure::Upstream(UpstreamError::Reset(11)).answer().reset, 11);
+    }
+
+    #[test]
+    fn connections_without_an_answer_have_flags_too() {
+        for (failure, flag) in [
+            (Failure::UnknownHost, Flag::UH),
+            (Failure::NoEndpoint, Flag::UH),
+            (Failure::NoCluster, Flag::NC),
+            (Failure::RefusedBackend(StatusCode::INTERNAL_SERVER_ERROR), Flag::NC),
+            (Failure::NoRoute, Flag::NR),
+            (Failure::Connect(ConnectError::Overflow), Flag::UO),
+            (Failure::Connect(ConnectError::Tls("".into())), Flag::UF),
+        ] {
+            assert_eq!(failure.closed().0, flag.into(), "{failure:?}");
+            assert!(!failure.closed().1.is_empty(), "{failure:?}");
+        }
     }
 }

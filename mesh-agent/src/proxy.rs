@@ -71,7 +71,7 @@ pub async fn serve(accepted: Accepted, ctx: Rc<Ctx>) {
     let target = match destinations.connection(&conn.source, &conn.wants) {
         Ok(target) => target,
         Err(failure @ Failure::UnknownHost) if !destinations.tells(conn.wants.port()) => {
-            return opaque::refuse(&conn, &failure, &stream);
+            return opaque::refuse(&conn, &failure, None, &stream);
         }
         // Nowhere to go, but the port speaks HTTP or TLS: the host may be known, or the client be told.
         Err(_) => return Box::pin(conn.serve_declared_http(stream, None)).await,
@@ -110,7 +110,7 @@ impl Conn {
             Ok(Ok(Sniff::Opaque)) if first.is_empty() => {}
             // Nowhere to go, and nobody whom HTTP could tell so.
             Ok(Ok(Sniff::Opaque)) if in_mesh && target.is_none() => {
-                opaque::refuse(&self, &Failure::UnknownHost, &stream);
+                opaque::refuse(&self, &Failure::UnknownHost, None, &stream);
             }
             Ok(Ok(sniff)) => {
                 let http2 = target.is_some_and(|target| matches!(target.protocol, Protocol::Http2 | Protocol::Grpc));

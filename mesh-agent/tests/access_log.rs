@@ -4,63 +4,34 @@ mod support;
 
 use mesh_agent::settings::Settings;
 use mesh_agent::snapshot::Protocol;
-use mesh_agent::snapshot::access_log::{AccessLogSettings, Encoding, Format};
+use mesh_agent::snapshot::access_log::Encoding;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use serde_json::{Value, json};
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
+use support::log_file::{LogFile, log_to, says};
 use support::{Agent, echo, endpoint, grpc, message, refusing, soon};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// An agent that logs to a file of its own.
 struct Logged {
     agent: Agent,
-    dir: TempDir,
+    log: LogFile,
 }
 
 impl Logged {
     fn start(protocol: Protocol, endpoints: &[SocketAddr], format: &str) -> Self {
-        let (agent, dir) = (Agent::with(protocol, endpoints, Settings::default()), tempfile::tempdir().unwrap());
-        let logged = Self { agent, dir };
-        log_to(&logged.agent, &logged.file(), Encoding::Json, format);
-        logged
+        let agent = Agent::with(protocol, endpoints, Settings::default());
+        let log = LogFile::of(&agent.shared.access_log, format);
+        Self { agent, log }
     }
 
-    fn file(&self) -> PathBuf {
-        self.dir.path().join("access.log")
-    }
-
-    /// Exactly `count` lines, once they are there. Each is a request or connection that metrics know of too.
     async fn lines(&self, count: usize) -> Vec<Value> {
-        let read = || std::fs::read_to_string(self.file()).unwrap_or_default();
-        soon("the lines", async {
-            while read().lines().count() < count {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
-        let lines: Vec<Value> = read().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-        assert_eq!(lines.len(), count, "{lines:#?}");
-        lines
-    }
-}
-
-fn log_to(agent: &Agent, file: &Path, encoding: Encoding, format: &str) {
-    let format = Arc::new(Format::parse(encoding, format).unwrap());
-    agent.shared.access_log.set(&AccessLogSettings { file: Some(file.to_str().unwrap().into()), format }, None);
-}
-
-/// The line says all of this.
-fn says(line: &Value, expected: &Value) {
-    for (key, value) in expected.as_object().unwrap() {
-        assert_eq!(&line[key], value, "{key} of {line:#}");
+        self.log.lines(count).await
     }
 }
 
@@ -222,7 +193,7 @@ async fn a_full_pipe_costs_lines_and_no_time() {
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let mut reader = OpenOptions::new().read(true).custom_flags(flags).open(&pipe).unwrap();
-    log_to(&agent, &pipe, Encoding::Text, "%REQ(X-PAD)%");
+    log_to(&agent.shared.access_log, &pipe, Encoding::Text, "%REQ(X-PAD)%");
     let mut client = agent.http2().await;
     for _ in 0..REQUESTS {
         let mut request = grpc("/a/B");

@@ -12,12 +12,15 @@ use mesh_agent::listen::Pod;
 use mesh_agent::settings::Settings;
 use mesh_agent::snapshot::Snapshot;
 use mesh_agent::telemetry::Metrics;
+use mesh_agent::telemetry::access_log::AccessLog;
 use mesh_agent::worker::{Listening, Shared, Workers};
+use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use support::log_file::{LogFile, says};
 use support::soon;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,6 +43,7 @@ struct Node {
     compiler: Compiler,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
+    access_log: Arc<AccessLog>,
     addr: SocketAddr,
     /// What the next connection is made for.
     wants: Arc<Mutex<SocketAddr>>,
@@ -76,8 +80,8 @@ impl Node {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let listening = workers.serve_captured(vec![listener], Arc::new(pod));
-        let (snapshot, metrics) = (shared.snapshot, shared.metrics);
-        Self { compiler, snapshot, metrics, addr, wants, _listening: listening, _workers: workers }
+        let Shared { snapshot, metrics, access_log, .. } = shared;
+        Self { compiler, snapshot, metrics, access_log, addr, wants, _listening: listening, _workers: workers }
     }
 
     fn apply(&mut self, yaml: &str) {
@@ -352,4 +356,47 @@ async fn only_what_is_declared() {
     let stranger = endpoint("stranger").await;
     assert_eq!(node.ask(&stranger.to_string(), b"!").await, "stranger!");
     assert_eq!(node.metric(&["tcp_connections_opened_total", "PassthroughCluster"]), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_go_nowhere_are_lines() {
+    let a = endpoint("a").await;
+    let yaml = entry("a", "a.example", Some("10.8.0.1"), (5432, "TCP"), a)
+        + &entry("t", "t.example", None, (443, "TLS"), a)
+        + &istio("Sidecar", "s", "{outboundTrafficPolicy: {mode: REGISTRY_ONLY}}");
+    let mut node = Node::start(&yaml);
+    let log = LogFile::of(&node.access_log, "");
+    // Bytes, and TLS by name, to what nobody declared.
+    assert_eq!(node.ask("192.0.2.1:5432", b"!").await, "");
+    assert_eq!(node.say("192.0.2.1:443", &hello("u.example")).await, b"");
+    let lines = log.lines(2).await;
+    let black_hole = json!({
+        "response_code": 0, "response_flags": "UH", "response_code_details": null,
+        "upstream_cluster": "BlackHoleCluster", "upstream_host": null, "route_name": null, "bytes_sent": 0,
+    });
+    says(&lines[0], &black_hole);
+    says(&lines[0], &json!({"downstream_local_address": "192.0.2.1:5432", "requested_server_name": null}));
+    says(&lines[1], &black_hole);
+    says(&lines[1], &json!({"requested_server_name": "u.example"}));
+    // A rule whose destination is not there; one without endpoints; and a name that leads somewhere.
+    let to = |host: &str| {
+        istio("VirtualService", "v", &format!("{{hosts: [a.example], tcp: [{{route: [{{destination: {host}}}]}}]}}"))
+    };
+    node.apply(&to("{host: nobody.example}"));
+    assert_eq!(node.ask("10.8.0.1:5432", b"!").await, "");
+    node.apply(
+        &(to("{host: a.example, subset: none}")
+            + &istio("DestinationRule", "a", "{host: a.example, subsets: [{name: none, labels: {version: x}}]}")),
+    );
+    assert_eq!(node.ask("10.8.0.1:5432", b"!").await, "");
+    assert_ne!(node.say("192.0.2.1:443", &hello("t.example")).await, b"");
+    let lines = log.lines(5).await;
+    let nobody = json!({"response_flags": "NC", "upstream_cluster": null});
+    says(&lines[2], &nobody);
+    says(&lines[3], &json!({"response_flags": "UH", "upstream_cluster": "outbound|5432|none|a.example"}));
+    let served = json!({
+        "response_flags": "-", "upstream_cluster": "outbound|443||t.example", "upstream_host": a.to_string(),
+        "requested_server_name": "t.example",
+    });
+    says(&lines[4], &served);
 }

@@ -11,11 +11,14 @@ use mesh_agent::listen::Pod;
 use mesh_agent::settings::Settings;
 use mesh_agent::snapshot::Snapshot;
 use mesh_agent::telemetry::Metrics;
+use mesh_agent::telemetry::access_log::AccessLog;
 use mesh_agent::worker::{Listening, Shared, Workers};
+use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use support::log_file::{LogFile, says};
 use support::soon;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -38,6 +41,7 @@ status: {phase: Running, podIPs: [{ip: 10.9.9.9}]}
 struct Edge {
     compiler: Compiler,
     snapshot: Arc<ArcSwap<Snapshot>>,
+    access_log: Arc<AccessLog>,
     workers: Workers,
     listening: Vec<Listening>,
 }
@@ -53,8 +57,9 @@ impl Edge {
             settings: Arc::new(Settings::default()),
             access_log: Arc::default(),
         };
+        let access_log = Arc::clone(&shared.access_log);
         let workers = Workers::start(1, shared).unwrap();
-        let mut edge = Self { compiler: Compiler::new(settings), snapshot, workers, listening: Vec::new() };
+        let mut edge = Self { compiler: Compiler::new(settings), snapshot, access_log, workers, listening: Vec::new() };
         edge.apply(&(POD.to_owned() + yaml));
         edge
     }
@@ -316,14 +321,30 @@ async fn tcp_and_tls_inside_and_passed_through() {
     let yaml =
         service("a", a) + &service("inner", far.listen(443)) + &gateway(servers) + &tcp + &tls + &outer.secret("in");
     let mut edge = Edge::start(&yaml);
+    let log = LogFile::of(&edge.access_log, "");
     assert!(get(edge.listen(1), "any", "/").await.contains("\r\n\r\na\n"));
     let addr = edge.listen(443);
     let answer =
         soon("inside", async { ask(outer.connect(addr, "in.com", b"x").await.unwrap(), "in.com", "/").await }).await;
     assert!(answer.contains("\r\n\r\na\n"), "{answer}");
+    // What is inside TLS is counted, not TLS.
+    let inside = log.lines(2).await.remove(1);
+    let sent = json!({
+        "response_flags": "-", "bytes_sent": answer.len(), "requested_server_name": "in.com",
+        "upstream_host": a.to_string(), "upstream_cluster": "outbound|80||a.edge.svc.cluster.local",
+    });
+    says(&inside, &sent);
     let answer = soon("through", async {
         ask(inner.connect(addr, "through.com", b"http/1.1").await.unwrap(), "through.com", "/").await
     })
     .await;
     assert!(answer.contains("\r\n\r\na\n"), "{answer}");
+    says(&log.lines(3).await[2], &json!({"response_flags": "-", "requested_server_name": "through.com"}));
+    // A name that no server has.
+    assert!(outer.connect(addr, "other.com", b"x").await.is_err());
+    let nobody = json!({
+        "response_flags": "NR", "response_code_details": "filter_chain_not_found", "upstream_cluster": null,
+        "requested_server_name": "other.com",
+    });
+    says(&log.lines(4).await[3], &nobody);
 }

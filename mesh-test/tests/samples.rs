@@ -78,7 +78,7 @@ fn the_apps_of_the_first_week_compile_to_their_services() {
 const TRUE: &[(&str, &str)] = &[
     // Kubernetes has no such endpoints in files: the Services of Bookinfo's variants whose pods another file starts.
     ("UM0101", "no endpoints"),
-    // Said of what this version does not act on: TLS to endpoints, prefixes of addresses, EnvoyFilter.
+    // Said of what this version does not act on: mTLS between pods, prefixes of addresses, EnvoyFilter.
     ("UM0110", ""),
     // A Gateway API listener for plain TCP is left out.
     ("UM0406", "UnsupportedProtocol: TCP"),

@@ -115,7 +115,7 @@ codes! {
     NotAttached = "UM0405", "a route that its parent does not take";
     BadListener = "UM0406", "a Gateway's listener that cannot be opened";
     PortConflict = "UM0407", "servers that cannot share a port or a host";
-    BadCertificate = "UM0408", "a Gateway's Secret without a usable certificate";
+    BadCertificate = "UM0408", "a Secret without a usable certificate, named by a Gateway or DestinationRule";
 }
 
 impl Diagnostic {

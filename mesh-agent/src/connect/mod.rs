@@ -9,12 +9,15 @@ mod limits;
 mod pool;
 mod proxy_protocol;
 mod socket;
+mod tls;
 mod upstream;
 
 pub use dial::{Carries, Dialer, OpenSocket};
 pub use limits::Permit;
 pub use pool::{Http2Lease, Opaque, Pools, Way, Wire};
 pub use proxy_protocol::Ends;
+pub use socket::Stream;
+pub use tls::Peer;
 pub use upstream::{HedgePermit, Upstream, Upstreams};
 
 pub(crate) use limits::Open;

@@ -7,7 +7,7 @@ pub use http2::Http2Lease;
 
 use super::dial::Living;
 use super::upstream::Target;
-use super::{Carries, Dialer, Ends, Permit, Socket, Upstream, Upstreams};
+use super::{Carries, Dialer, Ends, Peer, Permit, Socket, Stream, Upstream, Upstreams};
 use crate::addr::EndpointAddr;
 use crate::error::ConnectError;
 use crate::snapshot::ClusterKey;
@@ -17,7 +17,6 @@ use rustc_hash::FxHashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::net::TcpStream;
 
 /// What a pooled connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +56,7 @@ pub struct Way<'a> {
 /// A connection for opaque bytes. `permit` is to be kept as long as the connection.
 #[derive(Debug)]
 pub struct Opaque {
-    pub stream: TcpStream,
+    pub stream: Stream,
     pub permit: Option<Permit>,
 }
 
@@ -69,7 +68,7 @@ impl Pools {
 
     /// How a cluster's connections are made under a policy. To be kept beside the cluster, as long as it is used.
     pub fn upstream(&self, key: &ClusterKey, policy: &Arc<TrafficPolicy>) -> Arc<Upstream> {
-        self.upstreams.upstream(key, policy)
+        self.upstreams.upstream(key, policy, &Peer::default())
     }
 
     /// The right to repeat a request, to be kept while the repetition runs.
@@ -86,7 +85,7 @@ impl Pools {
     /// No connection could be made, or there are as many as the policy allows.
     pub async fn opaque(&self, way: Way<'_>) -> Result<Opaque, ConnectError> {
         let permit = way.upstream.limits(way.source).map(|limits| limits.connection()).transpose()?;
-        let (stream, permit) = way.dial(permit).await?.into_parts();
+        let (stream, permit) = way.dial(None, permit).await?.into_parts();
         Ok(Opaque { stream, permit })
     }
 
@@ -162,9 +161,9 @@ impl Pools {
 }
 
 impl Way<'_> {
-    async fn dial(self, permit: Option<Permit>) -> Result<Socket, ConnectError> {
+    async fn dial(self, wire: Option<Wire>, permit: Option<Permit>) -> Result<Socket, ConnectError> {
         let limit = self.upstream.settings.connect_limit(self.others);
-        let target = Target { to: self.to, carries: Carries::Any, ends: self.ends };
+        let target = Target { to: self.to, carries: Carries::Any, wire, ends: self.ends };
         self.upstream.dial(self.dialer, target, limit, permit).await
     }
 }

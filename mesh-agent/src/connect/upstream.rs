@@ -1,11 +1,13 @@
 //! How the connections of one cluster are made and limited.
 
-use super::{Carries, Dialer, Ends, Limits, Permit, Socket, proxy_protocol};
+use super::socket::Stream;
+use super::tls::Tls;
+use super::{Carries, Dialer, Ends, Limits, Peer, Permit, Socket, Wire, proxy_protocol};
 use crate::addr::EndpointAddr;
 use crate::error::ConnectError;
 use crate::settings::Settings;
 use crate::snapshot::ClusterKey;
-use crate::snapshot::policy::{ClientTlsMode, TrafficPolicy};
+use crate::snapshot::policy::TrafficPolicy;
 use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -18,6 +20,8 @@ pub struct Upstream {
     /// Stands for the cluster and policy in the keys of pools.
     pub(super) id: u64,
     pub(super) policy: Arc<TrafficPolicy>,
+    peer: Peer,
+    tls: Option<Tls>,
     /// The agent's, with what the policy says instead.
     pub(super) settings: Arc<Settings>,
     sources: Mutex<FxHashMap<u64, Weak<Limits>>>,
@@ -40,6 +44,8 @@ impl Drop for HedgePermit {
 pub(super) struct Target {
     pub(super) to: EndpointAddr,
     pub(super) carries: Carries,
+    /// What is spoken; `None`: bytes.
+    pub(super) wire: Option<Wire>,
     pub(super) ends: Option<Ends>,
 }
 
@@ -59,16 +65,18 @@ impl Upstreams {
 
     /// The upstream of a cluster and policy: the one that exists, if one does. To be kept beside the cluster, as long as
     /// it is used.
-    pub fn upstream(&self, key: &ClusterKey, policy: &Arc<TrafficPolicy>) -> Arc<Upstream> {
+    pub fn upstream(&self, key: &ClusterKey, policy: &Arc<TrafficPolicy>, peer: &Peer) -> Arc<Upstream> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let of_key = known.entry(key.clone()).or_default();
         of_key.retain(|upstream| upstream.strong_count() > 0);
-        if let Some(found) = of_key.iter().filter_map(Weak::upgrade).find(|upstream| upstream.is_of(policy)) {
+        if let Some(found) = of_key.iter().filter_map(Weak::upgrade).find(|upstream| upstream.is_of(policy, peer)) {
             return found;
         }
         let upstream = Arc::new(Upstream {
             id: self.next.fetch_add(1, Relaxed),
             policy: Arc::clone(policy),
+            tls: Tls::new(policy.tls.as_ref(), peer),
+            peer: peer.clone(),
             settings: settings(&self.settings, policy),
             sources: Mutex::default(),
             hedges: AtomicU32::new(0),
@@ -89,14 +97,10 @@ impl Default for Upstreams {
 }
 
 impl Upstream {
-    /// Whether it makes connections as the policy wants them.
-    pub fn is_of(&self, policy: &Arc<TrafficPolicy>) -> bool {
+    /// Whether it makes connections as the policy wants them, to those whom it should be.
+    pub fn is_of(&self, policy: &Arc<TrafficPolicy>, peer: &Peer) -> bool {
         let (own, other) = (&*self.policy, &**policy);
-        Arc::ptr_eq(&self.policy, policy)
-            || own.pool == other.pool
-                && own.retry_budget == other.retry_budget
-                && own.tls == other.tls
-                && own.proxy_protocol == other.proxy_protocol
+        self.peer == *peer && (Arc::ptr_eq(&self.policy, policy) || makes_alike(own, other))
     }
 
     /// The agent's settings, with what the policy says instead: `idle` is the policy's for opaque connections,
@@ -141,13 +145,9 @@ impl Upstream {
         limit: Duration,
         permit: Option<Permit>,
     ) -> Result<Socket, ConnectError> {
-        let mode = self.policy.tls.as_ref().map(|tls| tls.mode);
-        if matches!(mode, Some(ClientTlsMode::Simple | ClientTlsMode::Mutual)) {
-            return Err(ConnectError::NoTls);
-        }
         let preamble = self.policy.proxy_protocol.zip(target.ends);
         // The kernel's shortcut is for what is HTTP/2 from the first byte on.
-        let carries = if preamble.is_some() { Carries::Any } else { target.carries };
+        let carries = if preamble.is_some() || self.is_secured() { Carries::Any } else { target.carries };
         let mut stream = dialer.connect(target.to, carries, limit, &self.settings).await?;
         if let Some((version, ends)) = preamble {
             // At most 107 bytes into an empty send buffer.
@@ -157,8 +157,28 @@ impl Upstream {
         if let Some(keepalive) = &self.policy.pool.tcp_keepalive {
             super::dial::keep_alive(&stream, keepalive);
         }
+        let stream = match &self.tls {
+            None => Stream::Plain(stream),
+            // Envoy's `connect_timeout` "includes the TLS handshake", too.
+            Some(tls) => {
+                let handshake = tokio::time::timeout(limit, tls.connect(stream, target.wire));
+                Box::pin(handshake).await.map_err(|_| ConnectError::Timeout(limit))??
+            }
+        };
         Ok(Socket::new(stream, permit))
     }
+
+    /// TLS is spoken to its endpoints.
+    pub fn is_secured(&self) -> bool {
+        self.tls.is_some()
+    }
+}
+
+fn makes_alike(own: &TrafficPolicy, other: &TrafficPolicy) -> bool {
+    own.pool == other.pool
+        && own.retry_budget == other.retry_budget
+        && own.tls == other.tls
+        && own.proxy_protocol == other.proxy_protocol
 }
 
 fn settings(agent: &Arc<Settings>, policy: &TrafficPolicy) -> Arc<Settings> {

@@ -10,7 +10,7 @@ pub mod resolve;
 
 use crate::addr::EndpointAddr;
 use crate::balance::{Cluster, Registry, Spec};
-use crate::connect::{Upstream, Upstreams};
+use crate::connect::{Peer, Upstream, Upstreams};
 use crate::error::Failure;
 use crate::listen::{Source, Wants};
 use crate::snapshot::gateway::Listener;
@@ -337,8 +337,11 @@ impl Destinations {
             locality: Some(&snapshot.mesh().locality),
             client: client.workload,
         };
+        let subject_alt_names = service.subject_alt_names.clone();
+        let peer = Peer { host: Arc::clone(&service.host), subject_alt_names };
         if let Some(former) = former
             && former.cluster.is_of(&spec)
+            && former.upstream.is_of(&policy, &peer)
             && former.protocol == port.protocol
         {
             return Ok(Rc::clone(former));
@@ -348,7 +351,7 @@ impl Destinations {
             name: format!("{}:{}", service.host, port.port).into(),
             protocol: port.protocol,
             cluster: self.registry.cluster(&spec, Nanos::now()),
-            upstream: self.upstreams.upstream(&key, &policy),
+            upstream: self.upstreams.upstream(&key, &policy, &peer),
             policy,
         }))
     }
@@ -376,7 +379,8 @@ impl Destinations {
             client: client.workload,
         };
         let cluster = self.registry.cluster(&spec, Nanos::now());
-        let upstream = self.upstreams.upstream(key, policy);
+        let peer = Peer { host: Arc::clone(service), subject_alt_names: Vec::new() };
+        let upstream = self.upstreams.upstream(key, policy, &peer);
         Rc::new(Target { service: Arc::clone(service), name, protocol, policy: Arc::clone(policy), cluster, upstream })
     }
 

@@ -13,19 +13,29 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub struct Replay<S> {
     first: Bytes,
     io: S,
-    /// Counts what passes, `first` included.
-    shown: Arc<Connection>,
+    /// Counts what passes, `first` included; `None`: somebody else does.
+    shown: Option<Arc<Connection>>,
 }
 
 impl<S> Replay<S> {
     pub fn new(first: Bytes, io: S, shown: Arc<Connection>) -> Self {
         shown.add_received(first.len());
-        Self { first, io, shown }
+        Self { first, io, shown: Some(shown) }
+    }
+
+    /// Nothing is counted: what is inside the stream's TLS is, by whoever forwards it.
+    pub fn uncounted(first: Bytes, io: S) -> Self {
+        Self { first, io, shown: None }
+    }
+
+    /// What is behind it.
+    pub fn io(&self) -> &S {
+        &self.io
     }
 
     fn count_sent(&self, result: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(count)) = result {
-            self.shown.add_sent(*count);
+        if let (Poll::Ready(Ok(count)), Some(shown)) = (result, &self.shown) {
+            shown.add_sent(*count);
         }
     }
 
@@ -40,7 +50,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
         if self.first.is_empty() {
             let before = buf.filled().len();
             let result = Pin::new(&mut self.io).poll_read(cx, buf);
-            self.shown.add_received(buf.filled().len() - before);
+            if let Some(shown) = &self.shown {
+                shown.add_received(buf.filled().len() - before);
+            }
             return result;
         }
         let count = self.first.len().min(buf.remaining());

@@ -85,6 +85,9 @@ situations! {
     ConnectFailed: 503, Some(Flag::UF), "upstream_reset_before_response_started{remote_connection_failure}",
         Reset("remote connection failure"), EndpointFailed, true, REFUSED_STREAM,
         "connecting failed otherwise";
+    TlsFailed: 503, Some(Flag::UF), "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
+        Reset("remote connection failure, transport failure reason: TLS_error"), EndpointFailed, true, REFUSED_STREAM,
+        "the TLS handshake with the endpoint failed: its certificate, ours, or a missing Secret or file";
     NoSocket: 503, Some(Flag::LR), "upstream_reset_before_response_started{local_connection_failure}",
         Reset("local connection failure"), Local, false, REFUSED_STREAM,
         "the agent has no descriptor left, or the source pod is gone";

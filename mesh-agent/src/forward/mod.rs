@@ -3,6 +3,10 @@
 //! Place in the path: after `connect`, for connections that are not HTTP. Invariant: an end of stream on one side
 //! becomes an end of stream on the other and nothing more (half-close); a reset becomes a reset.
 
+mod relay;
+
+pub use relay::relay;
+
 use crate::connections::Connection;
 use bytes::Bytes;
 use socket2::SockRef;
@@ -84,18 +88,20 @@ async fn both_ways(
         one_way(client_read, endpoint_write, (client_error, endpoint_error), |count| moved.add_received(count), &beat);
     let down =
         one_way(endpoint_read, client_write, (endpoint_error, client_error), |count| moved.add_sent(count), &beat);
-    let watch = async {
-        loop {
-            let before = beat.get();
-            tokio::time::sleep(idle).await;
-            if beat.get() == before {
-                return ForwardError::Idle(idle);
-            }
-        }
-    };
     tokio::select! {
         result = futures_util::future::try_join(up, down) => result.map(|_| ()),
-        error = watch => Err(error),
+        error = silence(idle, &beat) => Err(error),
+    }
+}
+
+/// Until no byte has moved for `idle`, and at most twice that.
+async fn silence(idle: Duration, beat: &Cell<u64>) -> ForwardError {
+    loop {
+        let before = beat.get();
+        tokio::time::sleep(idle).await;
+        if beat.get() == before {
+            return ForwardError::Idle(idle);
+        }
     }
 }
 

@@ -28,21 +28,56 @@ fn shown() -> Listed {
     Arc::new(Connections::default()).enter(client, None, "test".into())
 }
 
-/// Runs the script of the two ends against the forwarder and gives back how it ended, and what it moved.
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Forward,
+    Relay,
+}
+
+/// Runs the script of the two ends against both forwarders, which must not differ, and gives back how it ended, and what
+/// it moved.
 async fn play<F: Future<Output = ()>>(
     idle: Duration,
     first: &'static [u8],
-    script: impl FnOnce(TcpStream, TcpStream) -> F,
+    script: impl Fn(TcpStream, TcpStream) -> F,
+) -> (Result<(), ForwardError>, Moved) {
+    let (result, moved) = play_by(By::Forward, idle, first, &script).await;
+    let (relayed, also) = play_by(By::Relay, idle, first, &script).await;
+    let kind = |result: &Result<(), ForwardError>| result.as_ref().map_err(std::mem::discriminant).copied();
+    assert_eq!(kind(&relayed), kind(&result), "{relayed:?} {result:?}");
+    // What is sent into a broken connection depends on the moment.
+    assert!(also.sent == moved.sent && (result.is_err() || also == moved), "{also:?} {moved:?}");
+    (result, moved)
+}
+
+async fn play_by<F: Future<Output = ()>>(
+    by: By,
+    idle: Duration,
+    first: &'static [u8],
+    script: &impl Fn(TcpStream, TcpStream) -> F,
 ) -> (Result<(), ForwardError>, Moved) {
     let (client, mut down) = pair().await;
     let (mut up, server) = pair().await;
     let forwarded = async move {
-        let shown = shown();
-        let result = forward(&mut down, &mut up, Bytes::from_static(first), idle, &shown.connection).await;
+        let (shown, first) = (shown(), Bytes::from_static(first));
+        let result = match by {
+            By::Forward => forward(&mut down, &mut up, first, idle, &shown.connection).await,
+            By::Relay => {
+                let result = relay(&mut down, &mut up, first, idle, &shown.connection).await;
+                match &result {
+                    Err(ForwardError::Client(_)) => reset(&up),
+                    Err(ForwardError::Endpoint(_)) => reset(&down),
+                    _ => {}
+                }
+                result
+            }
+        };
         (result, Moved { received: shown.connection.received(), sent: shown.connection.sent() })
     };
     let both = async { tokio::join!(forwarded, script(client, server)).0 };
-    tokio::time::timeout(Duration::from_secs(20), both).await.expect("forwarder and script end")
+    let ended = tokio::time::timeout(Duration::from_secs(20), both).await;
+    ended.unwrap_or_else(|_| panic!("{by:?}: forwarder and script end"))
 }
 
 #[tokio::test]

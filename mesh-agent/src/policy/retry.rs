@@ -34,7 +34,7 @@ fn failed(on: RetryOn, failure: &Failure, sent: bool) -> Option<RetryOn> {
     let reset = [RetryOn::RESET, RetryOn::FIVE_XX, RetryOn::GATEWAY_ERROR];
     let unsent = (!sent).then_some(RetryOn::RESET_BEFORE_REQUEST).filter(|condition| on.has(*condition));
     let special = match failure.situation() {
-        S::ConnectRefused | S::ConnectTimeout | S::ConnectFailed => {
+        S::ConnectRefused | S::ConnectTimeout | S::ConnectFailed | S::TlsFailed => {
             first(&[RetryOn::PROVEN, RetryOn::CONNECT_FAILURE]).or(unsent)
         }
         // Another endpoint needs a socket as well: only who asks for it.

@@ -226,7 +226,7 @@ pub(super) fn ended(result: &Result<Response<Body>, Failure>) -> Option<Ended> {
             status: response.status().as_u16(),
             grpc_status: grpc::status_in(response.headers()),
         }),
-        Err(Failure::Connect(ConnectError::Socket(_) | ConnectError::Overflow | ConnectError::NoTls)) => None,
+        Err(Failure::Connect(ConnectError::Socket(_) | ConnectError::Overflow)) => None,
         Err(Failure::Connect(_)) => Some(Ended::ConnectFailure),
         Err(Failure::PerTryTimeout) => Some(Ended::Timeout),
         Err(Failure::Upstream(UpstreamError::Aborted | UpstreamError::Stalled)) => None,

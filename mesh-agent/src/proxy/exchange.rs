@@ -42,13 +42,13 @@ pub(super) async fn exchange(conn: Rc<Conn>, request: Request<Body>, inform: Inf
             let service = failure.destination().into();
             let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), &service, None);
             let mut answer = Answer::new(Record::new(series, started), inside);
-            answer.record.log = conn.entry(Some(&parts));
+            answer.record.log = conn.entry(&parts);
             return answer.local(&failure, &parts, &service, None);
         }
     };
     let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), &routes.service, None);
     let mut answer = Answer::new(Record::new(series, started), inside);
-    answer.record.log = conn.entry(Some(&parts));
+    answer.record.log = conn.entry(&parts);
     if conn.ctx.ledger.is_full() {
         return answer.local(&LimitError::StalledBytes.into(), &parts, &routes.service, None);
     }

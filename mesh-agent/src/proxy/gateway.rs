@@ -1,7 +1,9 @@
 //! Connections of gateway pods: which server, TLS or not, HTTP or bytes.
 
+use super::opaque::{Client, ClientStream};
 use super::{Conn, opaque};
 use crate::detect::{Replay, Sniff};
+use crate::error::Failure;
 use crate::forward;
 use crate::listen::{Wants, tls};
 use crate::route::{self, split};
@@ -14,7 +16,6 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 
 /// For the ClientHello and the handshake together.
@@ -39,15 +40,15 @@ pub(super) async fn serve(mut conn: Conn, port: u16, mut stream: TcpStream) {
     let mut first = BytesMut::new();
     let hello = tokio::time::timeout(HANDSHAKE, tls::hello(&mut stream, &mut first)).await;
     let Ok(Ok(sni)) = hello else { return refuse(&conn, &stream, "no ClientHello") };
-    let Some(server) = listener.server(sni.as_deref()) else { return refuse(&conn, &stream, "no server for the SNI") };
     conn.wants = Wants::Gateway { port, sni: sni.clone() };
+    let Some(server) = listener.server(sni.as_deref()) else { return refuse(&conn, &stream, "no server for the SNI") };
     match (&server.tls, &server.app) {
         (Tls::Terminate(_), App::Http(_)) => terminate(conn, server, stream, first.freeze()).await,
         (Tls::Terminate(_), App::L4(routes)) => {
             serve_inside(&Rc::new(conn), server, routes, stream, first.freeze()).await;
         }
         (Tls::Passthrough | Tls::None, App::L4(routes)) => {
-            serve_bytes(&Rc::new(conn), server, routes, sni.as_deref(), stream, first.freeze()).await;
+            serve_bytes(&Rc::new(conn), server, routes, sni, stream, first.freeze()).await;
         }
         (Tls::Passthrough | Tls::None, App::Http(_)) => {
             refuse(&conn, &stream, "HTTP inside TLS that is not terminated");
@@ -57,7 +58,8 @@ pub(super) async fn serve(mut conn: Conn, port: u16, mut stream: TcpStream) {
 
 /// HTTPS.
 async fn terminate(mut conn: Conn, server: &Arc<Server>, stream: TcpStream, first: Bytes) {
-    let Some(stream) = handshake(&conn, server, true, stream, first).await else { return };
+    let stream = Replay::new(first, stream, Arc::clone(&conn.shown));
+    let Some(stream) = handshake(&conn, server, true, stream).await else { return };
     conn.tls = true;
     let conn = Rc::new(conn);
     // HTTP/2 over TLS is agreed on by ALPN, always (RFC 9113 §3.2).
@@ -67,9 +69,9 @@ async fn terminate(mut conn: Conn, server: &Arc<Server>, stream: TcpStream, firs
 
 type Stream = tls::TlsStream<Replay<TcpStream>>;
 
-async fn handshake(conn: &Conn, server: &Server, http: bool, stream: TcpStream, first: Bytes) -> Option<Stream> {
+async fn handshake(conn: &Conn, server: &Server, http: bool, stream: Replay<TcpStream>) -> Option<Stream> {
     let Tls::Terminate(tls) = &server.tls else { return None };
-    let handshake = conn.ctx.tls.terminate(tls, http, Replay::new(first, stream, Arc::clone(&conn.shown)));
+    let handshake = conn.ctx.tls.terminate(tls, http, stream);
     match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => Some(stream),
         failed => {
@@ -87,57 +89,56 @@ async fn serve_bytes(
     conn: &Rc<Conn>,
     server: &Server,
     routes: &[Arc<L4Routes>],
-    sni: Option<&str>,
+    sni: Option<Arc<str>>,
     stream: TcpStream,
     first: Bytes,
 ) {
-    match destination(conn, server, routes, sni) {
-        Some(target) => opaque::serve(conn, &target, stream, first, None).await,
-        None => refuse(conn, &stream, "no route for the connection"),
+    match destination(conn, server, routes, sni.as_deref()) {
+        Ok(target) => opaque::serve(conn, &target, Client::plain(stream, first, sni), None).await,
+        Err(failure) => opaque::refuse(conn, &failure, None, &stream),
     }
 }
 
 /// The bytes inside terminated TLS.
 async fn serve_inside(conn: &Rc<Conn>, server: &Server, routes: &[Arc<L4Routes>], stream: TcpStream, first: Bytes) {
-    let Some(target) = destination(conn, server, routes, None) else {
-        return refuse(conn, &stream, "no route for the connection");
+    let target = match destination(conn, server, routes, None) {
+        Ok(target) => target,
+        Err(failure) => return opaque::refuse(conn, &failure, None, &stream),
     };
-    let Some(mut client) = handshake(conn, server, false, stream, first).await else { return };
-    match opaque::connect(conn, &target).await {
-        Ok(mut connected) => {
-            if let Err(error) = copy_bidirectional(&mut client, connected.stream()).await {
-                tracing::debug!(%error, to = %target.name, "connection inside TLS ended");
-            }
-        }
-        Err(failure) => {
-            tracing::debug!(%failure, to = %target.name, "no endpoint for a connection inside TLS");
-            conn.ctx.recorder.metrics().trouble(Trouble::Upstream);
-        }
-    }
+    // What is inside is counted.
+    let Some(stream) = handshake(conn, server, false, Replay::uncounted(first, stream)).await else { return };
+    let client = Client { stream: ClientStream::Tls(Box::new(stream)), first: Bytes::new(), sni: None };
+    opaque::serve(conn, &target, client, None).await;
 }
 
+/// # Errors
+/// `NoRoute` where no rule takes the connection, `NoCluster` where its destination is not there.
 fn destination(
     conn: &Conn,
     server: &Server,
     routes: &[Arc<L4Routes>],
     sni: Option<&str>,
-) -> Option<Rc<crate::destination::Target>> {
+) -> Result<Rc<crate::destination::Target>, Failure> {
     let port = conn.wants.port();
     let client = conn.source.client(&conn.wants);
     let facts = route::Facts { port, client, gateway: &server.gateway };
     let (routes, to) = (routes.iter().map(|routes| &**routes), Some(conn.ends.local.ip()));
     let backends = match sni {
-        Some(sni) => &route::l4::tls(routes, &facts, to, sni)?.backends,
-        None => &route::l4::tcp(routes, &facts, to)?.backends,
+        Some(sni) => &route::l4::tls(routes, &facts, to, sni).ok_or(Failure::NoRoute)?.backends,
+        None => &route::l4::tcp(routes, &facts, to).ok_or(Failure::NoRoute)?.backends,
     };
-    let chosen = split::weighted(backends, &mut conn.ctx.rng.borrow_mut())?;
-    let BackendTo::Service(to) = &chosen.to else { return None };
-    conn.ctx.destinations.backend(&conn.source, &conn.wants, to, port).ok()
+    let chosen = split::weighted(backends, &mut conn.ctx.rng.borrow_mut()).ok_or(Failure::NoCluster)?;
+    match &chosen.to {
+        BackendTo::Service(to) => conn.ctx.destinations.backend(&conn.source, &conn.wants, to, port),
+        BackendTo::Refused { status, .. } => Err(Failure::RefusedBackend(*status)),
+    }
 }
 
+/// No server takes the connection.
 fn refuse(conn: &Conn, stream: &TcpStream, why: &str) {
     tracing::debug!(client = %conn.ends.client, port = conn.wants.port(), why, "connection to a gateway refused");
     conn.ctx.recorder.metrics().trouble(Trouble::Detect);
+    conn.log_refused(&Failure::NoRoute, None);
     forward::reset(stream);
 }
 

@@ -3,15 +3,15 @@
 use super::Conn;
 use crate::addr::EndpointAddr;
 use crate::balance::{self, ActiveRequest, Ask, RequestFacts, affinity};
-use crate::connect::{Opaque, Way, Wire};
-use crate::connections::Speaks;
+use crate::connect::{Opaque, Stream, Way, Wire};
+use crate::connections::{Connection, Speaks};
 use crate::destination::Target;
 use crate::detect::{self, Replay, Sniff};
 use crate::error::{ConnectError, Failure, Flag, Flags};
 use crate::forward::{self, ForwardError};
 use crate::listen::tls;
 use crate::snapshot::policy::{Balancer, HashKey};
-use crate::telemetry::access_log::Connected as Ends;
+use crate::telemetry::access_log;
 use crate::telemetry::{ConnectionKind, Trouble};
 use crate::time::Nanos;
 use bytes::{Bytes, BytesMut};
@@ -28,9 +28,34 @@ pub(super) struct Connected {
     active: ActiveRequest,
 }
 
-impl Connected {
-    pub(super) fn stream(&mut self) -> &mut TcpStream {
-        &mut self.opaque.stream
+/// A client whose bytes are forwarded.
+pub(super) struct Client {
+    pub(super) stream: ClientStream,
+    /// What was read of it already.
+    pub(super) first: Bytes,
+    /// The name in its ClientHello, where it was read.
+    pub(super) sni: Option<Arc<str>>,
+}
+
+pub(super) enum ClientStream {
+    Plain(TcpStream),
+    /// TLS ends here: a gateway's.
+    Tls(Box<tls::TlsStream<Replay<TcpStream>>>),
+}
+
+impl ClientStream {
+    /// What is below TLS.
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0.io(),
+        }
+    }
+}
+
+impl Client {
+    pub(super) fn plain(stream: TcpStream, first: Bytes, sni: Option<Arc<str>>) -> Self {
+        Self { stream: ClientStream::Plain(stream), first, sni }
     }
 }
 
@@ -73,63 +98,53 @@ pub(super) async fn serve_mesh(
         }
     };
     match target {
-        Ok(target) => serve(conn, &target, client, first.freeze(), connected).await,
-        Err(failure) => refuse(conn, &failure, &client),
+        Ok(target) => serve(conn, &target, Client::plain(client, first.freeze(), sni), connected).await,
+        Err(failure) => refuse(conn, &failure, sni.as_ref(), &client),
     }
 }
 
-/// Ends a connection that goes nowhere, and counts it as what it was for.
-pub(super) fn refuse(conn: &Conn, failure: &Failure, client: &TcpStream) {
+/// Ends a connection that goes nowhere: counted, and logged, as what it was for. `sni`: the name in its ClientHello.
+pub(super) fn refuse(conn: &Conn, failure: &Failure, sni: Option<&Arc<str>>, client: &TcpStream) {
     tracing::debug!(%failure, client = %conn.ends.client, to = %conn.ends.local, "connection refused");
     let recorder = &conn.ctx.recorder;
     recorder.metrics().trouble(Trouble::Upstream);
     let series = recorder.tcp_series(conn.source.workload.as_ref(), &failure.destination().into(), None);
     series.opened.add(1);
     series.closed.add(1);
+    conn.log_refused(failure, sni);
     forward::reset(client);
 }
 
-/// Forwards bytes; `first`: what was read from the client already.
-pub(super) async fn serve(
-    conn: &Rc<Conn>,
-    target: &Target,
-    mut client: TcpStream,
-    first: Bytes,
-    connected: Option<Connected>,
-) {
+/// Forwards bytes. `made`: an endpoint's connection, where there is one already.
+pub(super) async fn serve(conn: &Rc<Conn>, target: &Target, mut client: Client, made: Option<Connected>) {
     let metrics = conn.ctx.recorder.metrics();
     let _connection = metrics.connection(ConnectionKind::Opaque);
     conn.shown.set_speaks(Speaks::Opaque);
-    let mut log = conn.entry(None);
+    let mut log = conn.opaque_entry(client.sni.as_ref());
     if let Some(log) = &mut log {
         log.cluster(&target.service, target.cluster.key());
     }
-    let connected = match connected {
+    let connected = match made {
         Some(connected) => Ok(connected),
         None => connect(conn, target).await,
     };
     let mut endpoint = match connected {
         Ok(connected) => connected,
         Err(failure) => {
-            tracing::debug!(%failure, to = %target.name, "no endpoint for an opaque connection");
-            metrics.trouble(Trouble::Upstream);
-            if let Some(log) = &log {
-                let answer = failure.answer();
-                log.end(&conn.ended(answer.flags, answer.details));
-            }
-            return forward::reset(&client);
+            failed(conn, target, &failure, log.as_deref());
+            return forward::reset(client.stream.socket());
         }
     };
     if let Some(log) = &mut log {
-        let local = endpoint.opaque.stream.local_addr().ok();
-        log.connected(Ends { endpoint: endpoint.active.state().dialled().addr(), local });
+        let local = endpoint.opaque.stream.socket().local_addr().ok();
+        log.connected(access_log::Connected { endpoint: endpoint.active.state().dialled().addr(), local });
     }
     let addr = endpoint.active.state().addr;
     let series = conn.ctx.recorder.tcp_series(conn.source.workload.as_ref(), &target.service, Some(addr));
     series.opened.add(1);
     let moved = &*conn.shown;
     let settings = target.upstream.settings();
-    let forwarding = forward::forward(&mut client, &mut endpoint.opaque.stream, first, settings.idle, moved);
+    let forwarding = forward_bytes(&mut client, &mut endpoint.opaque.stream, settings.idle, moved);
     let result = match settings.max_connection_age {
         None => forwarding.await,
         // An end like any other: both sides see the close.
@@ -155,6 +170,43 @@ pub(super) async fn serve(
     }
 }
 
+/// No endpoint could be connected.
+fn failed(conn: &Conn, target: &Target, failure: &Failure, log: Option<&access_log::Entry>) {
+    tracing::debug!(%failure, to = %target.name, "no endpoint for an opaque connection");
+    conn.ctx.recorder.metrics().trouble(Trouble::Upstream);
+    if let Some(log) = log {
+        log.end(&conn.ended_by(failure));
+    }
+}
+
+/// By the quick way where there is no TLS; whose socket fails, the other one is reset.
+async fn forward_bytes(
+    client: &mut Client,
+    endpoint: &mut Stream,
+    idle: Duration,
+    moved: &Connection,
+) -> Result<(), ForwardError> {
+    let first = std::mem::take(&mut client.first);
+    // Boxed: plain connections do not pay for the size of the others.
+    let result = match (&mut client.stream, &mut *endpoint) {
+        (ClientStream::Plain(client), Stream::Plain(endpoint)) => {
+            return forward::forward(client, endpoint, first, idle, moved).await;
+        }
+        (ClientStream::Plain(client), Stream::Tls(endpoint)) => {
+            Box::pin(forward::relay(client, &mut **endpoint, first, idle, moved)).await
+        }
+        (ClientStream::Tls(client), endpoint) => {
+            Box::pin(forward::relay(&mut **client, endpoint, first, idle, moved)).await
+        }
+    };
+    match &result {
+        Err(ForwardError::Client(_)) => forward::reset(endpoint.socket()),
+        Err(ForwardError::Endpoint(_)) => forward::reset(client.stream.socket()),
+        Err(ForwardError::Idle(_)) | Ok(()) => {}
+    }
+    result
+}
+
 /// The first bytes decide, from whichever side they come; the endpoint is connected meanwhile, since a server-first
 /// protocol's client waits for it.
 pub(super) async fn serve_undeclared(conn: &Rc<Conn>, mut client: TcpStream) {
@@ -162,13 +214,20 @@ pub(super) async fn serve_undeclared(conn: &Rc<Conn>, mut client: TcpStream) {
     let target = conn.ctx.destinations.opaque(&conn.source, &conn.wants, None, &mut conn.ctx.rng.borrow_mut());
     let target = match target {
         Ok(target) => target,
-        Err(failure) => return refuse(conn, &failure, &client),
+        Err(failure) => return refuse(conn, &failure, None, &client),
     };
     let (sniff, connected) = match race(conn, &target, &mut client, &mut first).await {
         Ok(decided) => decided,
-        Err(failure) => {
-            tracing::debug!(%failure, to = %target.name, "undeclared connection failed");
+        Err(Failure::ClientGone) => {
             conn.ctx.recorder.metrics().trouble(Trouble::Detect);
+            return forward::reset(&client);
+        }
+        Err(failure) => {
+            let mut log = conn.opaque_entry(None);
+            if let Some(log) = &mut log {
+                log.cluster(&target.service, target.cluster.key());
+            }
+            failed(conn, &target, &failure, log.as_deref());
             return forward::reset(&client);
         }
     };
@@ -178,7 +237,7 @@ pub(super) async fn serve_undeclared(conn: &Rc<Conn>, mut client: TcpStream) {
         Sniff::Tls | Sniff::Opaque | Sniff::NeedMore => {
             let made = connected.map(|connected| (Rc::clone(&target), connected));
             if sniff != Sniff::Tls && made.is_none() {
-                return serve(conn, &target, client, first.freeze(), None).await;
+                return serve(conn, &target, Client::plain(client, first.freeze(), None), None).await;
             }
             return serve_mesh(conn, client, first, sniff == Sniff::Tls, made).await;
         }
@@ -199,6 +258,10 @@ async fn race(
 ) -> Result<(Sniff, Option<Connected>), Failure> {
     let mut connecting = std::pin::pin!(connect(conn, target));
     let closed = |_| Failure::ClientGone;
+    if target.upstream.is_secured() {
+        // What is spoken is agreed on in the handshake; and a server's session tickets are no word of the protocol.
+        return Ok((decided(client, first).await.map_err(closed)?, None));
+    }
     let connected = tokio::select! {
         // Half a preface read here is kept in `first`: reading is cancel-safe.
         sniff = detect::read(client, first) => return Ok((sniff.map_err(closed)?, None)),
@@ -210,7 +273,7 @@ async fn race(
                 biased;
                 sniff = decided(client, first) => sniff.map_err(closed)?,
                 // The server speaks first, or has closed: either way it is not HTTP.
-                _ = connected.opaque.stream.readable() => Sniff::Opaque,
+                () = readable(&connected.opaque.stream) => Sniff::Opaque,
             };
             Ok((sniff, Some(connected)))
         }
@@ -218,6 +281,14 @@ async fn race(
             Ok(Ok(sniff @ (Sniff::Http1 | Sniff::Http2))) => Ok((sniff, None)),
             _ => Err(failure),
         },
+    }
+}
+
+async fn readable(stream: &Stream) {
+    match stream {
+        // An error is an end, and as good as a word.
+        Stream::Plain(stream) => drop(stream.readable().await),
+        Stream::Tls(_) => std::future::pending().await,
     }
 }
 
@@ -238,7 +309,7 @@ async fn decided(client: &mut TcpStream, first: &mut BytesMut) -> std::io::Resul
 }
 
 /// Connects to an endpoint, to others where that fails: no byte was sent yet.
-pub(super) async fn connect(conn: &Conn, target: &Target) -> Result<Connected, Failure> {
+async fn connect(conn: &Conn, target: &Target) -> Result<Connected, Failure> {
     let ctx = &conn.ctx;
     let mut tried: SmallVec<[EndpointAddr; 4]> = SmallVec::new();
     let hash = source_hash(conn, target);
@@ -256,7 +327,7 @@ pub(super) async fn connect(conn: &Conn, target: &Target) -> Result<Connected, F
             Err(error) => {
                 match error {
                     ConnectError::Socket(_) => {}
-                    ConnectError::Overflow | ConnectError::NoTls => return Err(error.into()),
+                    ConnectError::Overflow => return Err(error.into()),
                     _ => active.finished(balance::Ended::ConnectFailure, Nanos::now()),
                 }
                 tried.push(chosen.addr());

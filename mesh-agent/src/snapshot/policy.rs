@@ -4,6 +4,7 @@
 //! flat [`TrafficPolicy`] per (Service port, subset).
 
 use super::route::{RuleRef, Visibility};
+use crate::identity::{Certificate, TrustAnchors};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -205,12 +206,15 @@ pub struct RetryBudget {
     pub min_concurrency: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClientTls {
     pub mode: ClientTlsMode,
     pub sni: Option<Arc<str>>,
     pub subject_alt_names: Vec<Arc<str>>,
+    /// Name of a Secret; what is in it stands below. It goes before the files.
     pub credential: Option<Arc<str>>,
+    pub identity: Option<Arc<Certificate>>,
+    pub anchors: Option<Arc<TrustAnchors>>,
     pub ca_certificates: Option<Arc<str>>,
     pub client_certificate: Option<Arc<str>>,
     pub private_key: Option<Arc<str>>,

@@ -6,6 +6,8 @@
     reason = "each test binary uses its own part"
 )]
 
+pub mod log_file;
+
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};

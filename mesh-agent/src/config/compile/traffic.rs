@@ -5,7 +5,9 @@
 
 use super::claims::Claims;
 use super::gateway::Causes;
+use super::gateway::secret;
 use super::index::{Age, Dirty};
+use super::links::Links;
 use super::overlay::{self, Overlay};
 use super::route::{self, Compiled};
 use super::traffic_policy::{self, Group};
@@ -31,6 +33,8 @@ pub(super) struct Traffic {
     roots: FxHashMap<ObjectKey, BTreeSet<ObjectKey>>,
     delegates: FxHashMap<ObjectKey, Vec<ObjectKey>>,
     destination_rules: Claims<Arc<str>, ObjectKey>,
+    /// Secrets, there or not → the DestinationRules that name them.
+    credentials: Links<ObjectKey, ObjectKey>,
     /// RequestPolicies by the hosts they are for.
     request_policies: Claims<Arc<str>, ObjectKey>,
     overlays: FxHashMap<ObjectKey, Arc<Overlay>>,
@@ -105,9 +109,13 @@ impl Compiler {
         let mut hosts = overlaid;
         let defaults = self.mesh.policies.clone();
         hosts.extend(dirty.declared.iter().map(|name| name.host(&self.settings.cluster_domain).into()));
-        for key in &dirty.destination_rules {
+        let named = dirty.secrets.iter().flat_map(|secret| self.traffic.credentials.owners(secret));
+        let rules: BTreeSet<ObjectKey> = dirty.destination_rules.iter().chain(named).cloned().collect();
+        for key in &rules {
             let rule = self.index.get(key).and_then(destination_rule);
             let host = rule.map(|(r, spec)| Group::of(r, spec, &defaults).host);
+            let credentials = rule.map(|(r, spec)| traffic_policy::credentials(r, spec));
+            self.traffic.credentials.set(key, &credentials.unwrap_or_default());
             hosts.extend(self.traffic.destination_rules.clear(key));
             match (rule, host) {
                 (Some((r, _)), Some(host)) => {
@@ -236,6 +244,7 @@ impl Compiler {
             }
         }
         let mut found: Vec<Found> = Vec::new();
+        let secrets = |key: &ObjectKey| secret(self.index.get(key)?).cloned();
         let mut new = {
             type Rules<'a> = Vec<(&'a Resource, &'a destination_rule::Spec)>;
             let mut groups: Vec<(Group, Rules<'_>)> = Vec::new();
@@ -248,7 +257,7 @@ impl Compiler {
             }
             let compile = |(mut group, rules): (Group, Rules<'_>)| {
                 group.host = Arc::clone(host);
-                let policy = traffic_policy::compile(group, &rules, defaults, &mut found)?;
+                let policy = traffic_policy::compile(group, &rules, defaults, &secrets, &mut found)?;
                 Some(Overlay::on_policy(&overlays, policy))
             };
             groups.into_iter().filter_map(compile).collect::<Vec<_>>()

@@ -1,5 +1,9 @@
 //! DestinationRule → flat traffic policies (SEMANTICS §5). Pure; one set of rules that are merged at a time.
 
+mod tls;
+
+pub(super) use tls::{Secrets, credentials};
+
 use super::names::{fqdn, visibility};
 use crate::config::diagnostic::{Code, Diagnostic};
 use crate::config::resource::istio::destination_rule::{
@@ -7,9 +11,9 @@ use crate::config::resource::istio::destination_rule::{
 };
 use crate::config::resource::{Labels, ObjectKey, Resource};
 use crate::snapshot::policy::{
-    Balancer, ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, DestinationPolicy, Distribution, H2Upgrade,
-    HashKey, HashTable, LocalityPolicy, OutlierDetection, PortPolicies, ProxyProtocol, RetryBudget, Subset,
-    TcpKeepalive, TrafficPolicy, Warmup,
+    Balancer, ConnectionPool, ConsistentHash, DestinationPolicy, Distribution, H2Upgrade, HashKey, HashTable,
+    LocalityPolicy, OutlierDetection, PortPolicies, ProxyProtocol, RetryBudget, Subset, TcpKeepalive, TrafficPolicy,
+    Warmup,
 };
 use crate::snapshot::route::{RuleRef, Visibility};
 use std::sync::Arc;
@@ -56,6 +60,7 @@ pub(super) fn compile(
     group: Group,
     rules: &[(&Resource, &Spec)],
     defaults: &Defaults,
+    secrets: &Secrets<'_>,
     found: &mut Vec<super::Found>,
 ) -> Option<DestinationPolicy> {
     let (first, _) = rules.first()?;
@@ -63,7 +68,7 @@ pub(super) fn compile(
     let mut policies = None;
     let mut subsets: Vec<Subset> = Vec::new();
     for (r, spec) in rules {
-        let mut out = Out { object: Some(&r.key), found: Vec::new() };
+        let mut out = Out { object: Some(&r.key), secrets, found: Vec::new() };
         if let Some(policy) = &spec.traffic_policy {
             if top.is_some_and(|(owner, _)| std::ptr::eq(owner, *r)) {
                 policies = Some(port_policies(None, Some((policy, "spec.trafficPolicy")), defaults, &mut out));
@@ -98,7 +103,7 @@ pub(super) fn compile(
         found.extend(out.found.into_iter().map(|d| (Some((r.key.clone(), r.place.clone())), d)));
     }
     let policies = policies.unwrap_or_else(|| {
-        port_policies(None, None, defaults, &mut Out { object: Some(&first.key), found: Vec::new() })
+        port_policies(None, None, defaults, &mut Out { object: Some(&first.key), secrets, found: Vec::new() })
     });
     Some(DestinationPolicy {
         host: group.host,
@@ -113,7 +118,7 @@ pub(super) fn compile(
 
 /// What holds where no DestinationRule speaks (`defaultTrafficPolicy`).
 pub(super) fn of_mesh(defaults: &Defaults, found: &mut Vec<Diagnostic>) -> TrafficPolicy {
-    let mut out = Out { object: None, found: Vec::new() };
+    let mut out = Out { object: None, secrets: &|_| None, found: Vec::new() };
     let policy = flatten(&Blocks::default(), defaults, &mut out);
     found.append(&mut out.found);
     policy
@@ -121,6 +126,7 @@ pub(super) fn of_mesh(defaults: &Defaults, found: &mut Vec<Diagnostic>) -> Traff
 
 struct Out<'a> {
     object: Option<&'a ObjectKey>,
+    secrets: &'a Secrets<'a>,
     found: Vec<Diagnostic>,
 }
 
@@ -238,7 +244,7 @@ fn flatten(blocks: &Blocks<'_>, defaults: &Defaults, out: &mut Out<'_>) -> Traff
         percent: budget.percent.unwrap_or(RetryBudget::default().percent),
         min_concurrency: budget.min_retry_concurrency.unwrap_or(RetryBudget::default().min_concurrency),
     });
-    policy.tls = blocks.tls.as_ref().and_then(|(tls, at)| client_tls(tls, at, out)).map(Arc::new);
+    policy.tls = blocks.tls.as_ref().and_then(|(tls, at)| tls::client_tls(tls, at, out)).map(Arc::new);
     policy.proxy_protocol = blocks.proxy.as_ref().and_then(|(proxy, at)| match &*proxy.version {
         "" | "V1" => Some(ProxyProtocol::V1),
         "V2" => Some(ProxyProtocol::V2),
@@ -452,46 +458,4 @@ fn outlier_detection(o: &wire::OutlierDetection, at: &str, out: &mut Out<'_>) ->
         min_health_percent,
         http_errors: (!codes.is_empty()).then_some(codes),
     }
-}
-
-fn client_tls(tls: &wire::ClientTls, at: &str, out: &mut Out<'_>) -> Option<ClientTls> {
-    let mode = match &*tls.mode {
-        "" | "DISABLE" => ClientTlsMode::Disable,
-        "SIMPLE" => ClientTlsMode::Simple,
-        "MUTUAL" => ClientTlsMode::Mutual,
-        "ISTIO_MUTUAL" => ClientTlsMode::IstioMutual,
-        other => {
-            let fix = "write DISABLE, SIMPLE, MUTUAL or ISTIO_MUTUAL";
-            out.error(&format!("{at}.mode"), format!("{other:?} is not one we know; there is no TLS setting"), fix);
-            return None;
-        }
-    };
-    match mode {
-        ClientTlsMode::Simple | ClientTlsMode::Mutual => {
-            let message = "TLS to endpoints is not spoken yet: requests to them are refused, not sent in the clear";
-            out.not_supported(&format!("{at}.mode"), message, "remove the tls block where plain text will do");
-        }
-        ClientTlsMode::IstioMutual => {
-            let message = "mTLS between pods is not spoken yet: requests are sent as without this block";
-            out.not_supported(&format!("{at}.mode"), message, "none needed where plain text will do");
-        }
-        ClientTlsMode::Disable => {}
-    }
-    let some = |text: &Arc<str>| (!text.is_empty()).then(|| Arc::clone(text));
-    let files = tls.credential_name.is_empty();
-    if mode == ClientTlsMode::Mutual && files && (tls.client_certificate.is_empty() || tls.private_key.is_empty()) {
-        let fix = "write clientCertificate and privateKey, or credentialName";
-        out.error(at, "MUTUAL without a certificate of the client", fix);
-    }
-    Some(ClientTls {
-        mode,
-        sni: some(&tls.sni),
-        subject_alt_names: tls.subject_alt_names.clone(),
-        credential: some(&tls.credential_name),
-        ca_certificates: some(&tls.ca_certificates),
-        client_certificate: some(&tls.client_certificate),
-        private_key: some(&tls.private_key),
-        insecure_skip_verify: tls.insecure_skip_verify.unwrap_or(false),
-        rule: out.reference(at),
-    })
 }

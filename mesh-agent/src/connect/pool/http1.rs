@@ -1,6 +1,6 @@
 //! HTTP/1.1: one request per connection at a time.
 
-use super::Way;
+use super::{Way, Wire};
 use crate::connect::Permit;
 use crate::connect::limits::{Limits, Open, Word};
 use crate::error::ConnectError;
@@ -78,7 +78,7 @@ impl Pool {
     }
 
     async fn open(&self, way: Way<'_>, permit: Option<Permit>) -> Result<Sender, ConnectError> {
-        let socket = way.dial(permit).await?;
+        let socket = way.dial(Some(Wire::Http1), permit).await?;
         let local = socket.local();
         Ok(http1::connect(socket, &self.idle).await?.at(local))
     }

@@ -1,6 +1,6 @@
 //! HTTP/2: many calls per connection.
 
-use super::{Pools, Way};
+use super::{Pools, Way, Wire};
 use crate::body::Body;
 use crate::connect::limits::{Limits, Open, Word};
 use crate::connect::upstream::Target;
@@ -148,7 +148,7 @@ impl Pool {
         let (done, receiver) = watch::channel(None);
         *self.connecting.borrow_mut() = Some(receiver.clone());
         let (pool, dialer, ledger) = (Rc::clone(self), way.dialer.clone(), Arc::clone(&pools.ledger));
-        let target = Target { to: way.to, carries: Carries::Http2, ends: way.ends };
+        let target = Target { to: way.to, carries: Carries::Http2, wire: Some(Wire::Http2), ends: way.ends };
         tokio::task::spawn_local(async move {
             let result = async {
                 let socket = pool.upstream.dial(&dialer, target, settings.connect_timeout, permit).await?;

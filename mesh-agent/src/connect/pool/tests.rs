@@ -5,7 +5,7 @@ use crate::snapshot::{PortKey, ServiceName};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
 /// As the keeper's, in this namespace.

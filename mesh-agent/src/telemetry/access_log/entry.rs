@@ -102,6 +102,11 @@ impl Entry {
         });
     }
 
+    /// It began this long ago.
+    pub fn began(&mut self, before: Duration) {
+        self.started = self.started.checked_sub(before).unwrap_or(self.started);
+    }
+
     pub fn server_name(&mut self, name: Option<&Arc<str>>) {
         self.server_name = name.cloned();
     }

@@ -2,7 +2,7 @@
 
 use super::Ended;
 use super::entry::{Entry, Head};
-use crate::error::Flags;
+use crate::error::{Flags, NO_FILTER_CHAIN};
 use crate::snapshot::access_log::{Field, Format, Json, Layout, Named, Operator, Part, Portion, TimePart};
 use http::{HeaderValue, Version};
 use std::borrow::Cow;
@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const LONGEST: usize = 8 << 10;
 /// Istio's names for destinations that nobody declared, and for the route to them.
 const PASSTHROUGH: &str = "PassthroughCluster";
+const BLACK_HOLE: &str = "BlackHoleCluster";
 const ALLOW_ANY: &str = "allow_any";
 /// As gRPC's own libraries spell them (Envoy's `CAMEL_STRING`).
 const GRPC: [&str; 17] = [
@@ -178,7 +179,10 @@ fn of_field<'a>(field: &'a Field, entry: &'a Entry, ended: &'a Ended) -> Value<'
         Field::ResponseFlags if ended.flags == Flags::NONE => some(Some("-")),
         Field::ResponseFlags => owned(ended.flags.to_string()),
         // Of responses: a connection has none.
-        Field::ResponseCodeDetails => some(head.and(Some(&*ended.details))),
+        // Of connections Envoy tells no more than this one.
+        Field::ResponseCodeDetails => {
+            some(Some(&*ended.details).filter(|details| head.is_some() || *details == NO_FILTER_CHAIN))
+        }
         Field::UpstreamTransportFailure => some(transport_failure(&ended.details)),
         // Envoy's are of filters and TLS that this data path does not have.
         Field::ConnectionTerminationDetails => Value::Absent,
@@ -198,7 +202,7 @@ fn of_field<'a>(field: &'a Field, entry: &'a Entry, ended: &'a Ended) -> Value<'
         Field::UpstreamHost => address(entry.endpoint, Portion::Whole),
         Field::Upstream(part) => address(entry.endpoint, *part),
         Field::UpstreamCluster => entry.cluster.as_ref().map_or(Value::Absent, |(host, key)| match &**host {
-            PASSTHROUGH => some(Some(PASSTHROUGH)),
+            name @ (PASSTHROUGH | BLACK_HOLE) => some(Some(name)),
             host => owned(format!("outbound|{}|{}|{host}", key.port.port, key.subset.as_deref().unwrap_or_default())),
         }),
         Field::UpstreamLocal(part) => address(entry.endpoint_local, *part),

@@ -258,7 +258,7 @@ impl Compiler {
 
 const CONTROLLERS: [&str; 2] = ["undermesh.dev/gateway-controller", "istio.io/gateway-controller"];
 
-fn secret(r: &Arc<Resource>) -> Option<&Secret> {
+pub(super) fn secret(r: &Arc<Resource>) -> Option<&Secret> {
     let Object::Secret(secret) = &r.object else { return None };
     Some(secret)
 }

@@ -377,3 +377,56 @@ fn pods_come_and_go() {
     let host = back.snapshot.gateway(&pod()).unwrap().listener(81).unwrap().server(None).unwrap().clone();
     assert_eq!(host.virtual_host("x").unwrap().family, Family::GatewayApi);
 }
+
+#[test]
+fn a_rules_secret_may_come_later_and_goes_with_a_word() {
+    let rule = |tls: &str| {
+        istio(
+            "DestinationRule",
+            "edge",
+            "d",
+            &format!(
+                "{{host: far.example, trafficPolicy: {{portLevelSettings: [{{port: {{number: 443}}, tls: {{{tls}}}}}]}}}}"
+            ),
+        )
+    };
+    let mut compiler = Compiler::new(settings());
+    let said = |compiler: &Compiler| -> Vec<String> {
+        let of_secrets = compiler.diagnostics().filter(|d| d.code == Code::BadCertificate);
+        of_secrets.map(|d| format!("{} {}", d.field, d.message)).collect()
+    };
+    let tls = |snapshot: &Snapshot| {
+        let policy = &snapshot.destination_policies_of("far.example")[0];
+        policy.policies.of(443).tls.clone().unwrap()
+    };
+    let upsert = |yaml: &str| Changes { upserts: resources(yaml), ..Changes::default() };
+    let at = "spec.trafficPolicy.portLevelSettings[0].tls.credentialName";
+    let missing = format!("{at} Secret k: there is none of this name; connections to the endpoints fail without it");
+
+    let update = compiler.apply(upsert(&rule("mode: MUTUAL, credentialName: k")));
+    assert_eq!(said(&compiler), std::slice::from_ref(&missing));
+    assert!(tls(&update.snapshot).identity.is_none() && tls(&update.snapshot).anchors.is_none());
+    // Another namespace's is nobody's.
+    assert!(!compiler.apply(upsert(&secret("other", "k", "a.com"))).is_change());
+    let update = compiler.apply(upsert(&secret("edge", "k", "a.com")));
+    assert_eq!(said(&compiler), [""; 0]);
+    assert_eq!(*update.touched_hosts, ["far.example".into()]);
+    assert!(tls(&update.snapshot).identity.as_ref().is_some_and(|identity| identity.is_for("a.com")));
+    assert!(tls(&update.snapshot).anchors.is_some());
+
+    // Without an authority nobody is believed; SIMPLE wants no certificate of the client.
+    let bare = secret("edge", "k", "a.com").split("  ca.crt:").next().unwrap().to_owned();
+    let update = compiler.apply(upsert(&bare));
+    assert_eq!(said(&compiler).len(), 1, "{:?}", said(&compiler));
+    assert!(tls(&update.snapshot).identity.is_some() && tls(&update.snapshot).anchors.is_none());
+    let update = compiler.apply(upsert(&(rule("mode: SIMPLE, credentialName: k") + &secret("edge", "k-cacert", "ca"))));
+    assert_eq!(said(&compiler), [""; 0]);
+    assert!(tls(&update.snapshot).identity.is_none() && tls(&update.snapshot).anchors.is_some());
+
+    let gone = ["k", "k-cacert"].map(|name| ObjectKey::new(Kind::Secret, "edge", name));
+    compiler.apply(Changes { deletes: gone.into(), ..Changes::default() });
+    assert_eq!(said(&compiler), [missing]);
+    let rule = ObjectKey::new(Kind::DestinationRule, "edge", "d");
+    compiler.apply(Changes { deletes: vec![rule], ..Changes::default() });
+    assert_eq!(said(&compiler), [""; 0]);
+}
