@@ -107,7 +107,7 @@ async fn refused_requests_say_why() {
             }),
         );
         let flags = format!("response_flags=\"{flags}\"");
-        assert_eq!(logged.agent.metric(&["undermesh_requests_total", &flags]), 1.0);
+        assert_eq!(logged.agent.metric(&["istio_requests_total", &flags]), 1.0);
     }
 }
 
@@ -123,7 +123,7 @@ async fn a_retried_request_is_one_line() {
     let lines = logged.lines(4).await;
     assert!(lines.iter().all(|line| line["code"] == 200 && line["host"] == server.to_string()), "{lines:?}");
     assert!(lines.iter().any(|line| line["n"] == 2), "{lines:?}");
-    assert_eq!(logged.agent.metric(&["undermesh_requests_total"]), 4.0);
+    assert_eq!(logged.agent.metric(&["istio_requests_total"]), 4.0);
 }
 
 #[tokio::test]
@@ -147,7 +147,7 @@ async fn a_client_that_leaves_is_a_line_too() {
             "path": "/a/B", "upstream_host": silent.to_string(),
         }),
     );
-    assert_eq!(logged.agent.metric(&["undermesh_requests_total", "response_flags=\"DC\""]), 1.0);
+    assert_eq!(logged.agent.metric(&["istio_requests_total", "response_flags=\"DC\""]), 1.0);
 }
 
 #[tokio::test]

@@ -145,7 +145,7 @@ async fn the_command_line_asks_and_sets() {
     assert_eq!(agent.cli(&["no-such-command"]).code, Some(2));
 
     let metrics = agent.metrics().await;
-    for needle in ["undermesh_config_generation", "undermesh_workers 2", "undermesh_requests_total"] {
+    for needle in ["mesh_config_generation", "mesh_workers 2", "istio_requests_total"] {
         assert!(metrics.contains(needle), "{needle} in\n{metrics}");
     }
     let place = agent.place();

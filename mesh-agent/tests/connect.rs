@@ -81,7 +81,7 @@ async fn grpc_goes_elsewhere_when_an_endpoint_drops_syns() {
     }
     // The first call learns it, for a while nobody else asks there.
     in_time(began.elapsed(), "four calls");
-    assert_eq!(agent.metric(&["undermesh_retries_total"]), 1.0);
+    assert_eq!(agent.metric(&["mesh_retries_total"]), 1.0);
 }
 
 #[tokio::test]
@@ -145,5 +145,5 @@ async fn endpoints_that_connect_are_asked_once() {
     }
     tokio::time::sleep(2 * PATIENCE).await;
     assert_eq!(opened.load(SeqCst), 2);
-    assert_eq!(agent.metric(&["undermesh_retries_total"]), 0.0);
+    assert_eq!(agent.metric(&["mesh_retries_total"]), 0.0);
 }

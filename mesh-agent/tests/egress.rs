@@ -11,8 +11,8 @@ use mesh_agent::config::resource::parse::parse;
 use mesh_agent::listen::Pod;
 use mesh_agent::settings::Settings;
 use mesh_agent::snapshot::Snapshot;
-use mesh_agent::telemetry::Metrics;
 use mesh_agent::telemetry::access_log::AccessLog;
+use mesh_agent::telemetry::{Format, MOST_SERIES, Metrics};
 use mesh_agent::worker::{Listening, Shared, Workers};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -59,7 +59,7 @@ impl Node {
         let workload = Arc::clone(snapshot.workloads().next().unwrap());
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::new(snapshot)),
-            metrics: Arc::new(Metrics::new().unwrap()),
+            metrics: Arc::new(Metrics::new(MOST_SERIES).unwrap()),
             registry: Arc::new(Registry::default()),
             settings: Arc::new(Settings::default()),
             access_log: Arc::default(),
@@ -106,7 +106,7 @@ impl Node {
     }
 
     fn metric(&self, parts: &[&str]) -> f64 {
-        let text = self.metrics.gather_text();
+        let text = self.metrics.gather(Format::Text);
         let lines = text.lines().filter(|line| !line.starts_with('#') && parts.iter().all(|part| line.contains(part)));
         lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
     }

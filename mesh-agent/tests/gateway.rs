@@ -52,7 +52,7 @@ impl Edge {
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
         let shared = Shared {
             snapshot: Arc::clone(&snapshot),
-            metrics: Arc::new(Metrics::new().unwrap()),
+            metrics: Arc::new(Metrics::new(mesh_agent::telemetry::MOST_SERIES).unwrap()),
             registry: Arc::new(Registry::default()),
             settings: Arc::new(Settings::default()),
             access_log: Arc::default(),

@@ -19,7 +19,7 @@ async fn unary_calls_of_one_connection_are_balanced_exactly() {
         *counts.entry(answer.head.headers()["x-endpoint"].to_str().unwrap().to_owned()).or_insert(0) += 1;
     }
     assert_eq!(counts.into_values().collect::<Vec<_>>(), [10, 10, 10]);
-    assert_eq!(agent.metric(&["undermesh_requests_total", "code=\"200\"", "grpc_status=\"0\""]), 30.0);
+    assert_eq!(agent.metric(&["istio_requests_total", "code=\"200\"", "grpc_response_status=\"0\""]), 30.0);
 }
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn a_refusing_endpoint_costs_no_call() {
         let answer = soon("call", client.call(grpc("/echo/Unary"), message(b"x"))).await.unwrap();
         assert_eq!(answer.head.headers()["x-endpoint"], "b");
     }
-    assert!(agent.metric(&["undermesh_retries_total"]) >= 1.0);
+    assert!(agent.metric(&["mesh_retries_total"]) >= 1.0);
 }
 
 #[tokio::test]

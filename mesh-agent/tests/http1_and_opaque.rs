@@ -88,7 +88,7 @@ async fn keep_alive_on_both_sides() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(connections.load(SeqCst), 1);
-    assert_eq!(agent.metric(&["undermesh_requests_total", "code=\"200\""]), 3.0);
+    assert_eq!(agent.metric(&["istio_requests_total", "code=\"200\""]), 3.0);
 }
 
 /// A client with a keep-alive connection may be sending just when the agent is told to stop.
@@ -184,7 +184,7 @@ async fn opaque_bytes_survive_a_half_close() {
     soon("answer", client.read_to_string(&mut text)).await.unwrap();
     assert_eq!(text, "got 3000000");
     let counted = async {
-        while agent.metric(&["undermesh_tcp_received_bytes_total"]) < 3_000_000.0 {
+        while agent.metric(&["istio_tcp_received_bytes_total"]) < 3_000_000.0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

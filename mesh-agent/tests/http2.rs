@@ -58,7 +58,7 @@ async fn a_processed_request_is_not_retried() {
     assert_eq!(answer.head.headers()["grpc-status"], "14");
     assert!(answer.head.headers()["grpc-message"].to_str().unwrap().contains("remote reset INTERNAL_ERROR"));
     assert_eq!(seen.load(SeqCst), 1);
-    assert_eq!(agent.metric(&["undermesh_requests_total", "response_flags=\"UR\""]), 1.0);
+    assert_eq!(agent.metric(&["istio_requests_total", "response_flags=\"UR\""]), 1.0);
 }
 
 /// Frame by frame: waits for `streams` HEADERS, answers stream 1 only and says that it processed nothing beyond.
@@ -124,7 +124,7 @@ async fn streams_beyond_a_goaway_go_to_another_connection() {
         }
     }
     assert_eq!(moved, 4, "stream 1 was answered by the first connection, the others by the second");
-    assert_eq!(agent.metric(&["undermesh_retries_total"]), 4.0);
+    assert_eq!(agent.metric(&["mesh_retries_total"]), 4.0);
 }
 
 #[tokio::test]
@@ -195,7 +195,7 @@ async fn the_clients_cancel_reaches_the_endpoint() {
     client.driver.abort();
     assert_eq!(soon("cancel", told.recv()).await.unwrap(), Some(Reason::CANCEL));
     let flagged = async {
-        while agent.metric(&["undermesh_requests_total", "response_flags=\"DC\""]) < 2.0 {
+        while agent.metric(&["istio_requests_total", "response_flags=\"DC\""]) < 2.0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -276,7 +276,7 @@ async fn trailers_only_and_informational_heads_pass() {
     let head = soon("head", response).await.unwrap();
     assert_eq!(head.headers()["grpc-status"], "5");
     assert!(head.body().is_end_stream(), "trailers-only stays trailers-only");
-    assert_eq!(agent.metric(&["undermesh_requests_total", "grpc_status=\"5\""]), 1.0);
+    assert_eq!(agent.metric(&["istio_requests_total", "grpc_response_status=\"5\""]), 1.0);
 }
 
 #[tokio::test]
@@ -356,7 +356,7 @@ async fn stalled_streams_in_total_refuse_new_requests() {
     let refused = soon("call", client.call(grpc("/a/B"), message(b"x"))).await.unwrap();
     assert_eq!(refused.head.headers()["grpc-status"], "14");
     assert_eq!(refused.head.headers()["x-envoy-overloaded"], "true");
-    assert_eq!(agent.metric(&["undermesh_requests_total", "response_flags=\"UO\""]), 1.0);
+    assert_eq!(agent.metric(&["istio_requests_total", "response_flags=\"UO\""]), 1.0);
     drop(held);
     let recovered = async {
         loop {

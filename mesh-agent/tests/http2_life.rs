@@ -52,8 +52,8 @@ async fn an_endpoint_that_answers_no_ping_is_closed() {
     assert!(text.contains("connection termination"), "{text}");
     assert!(took >= 2 * SHORT && took < Duration::from_secs(5), "{took:?}");
     soon("the endpoint sees the end", ended.recv()).await.unwrap();
-    assert_eq!(agent.metric(&["undermesh_requests_total", "response_flags=\"UC\""]), 1.0);
-    assert_eq!(agent.metric(&["undermesh_retries_total"]), 0.0);
+    assert_eq!(agent.metric(&["istio_requests_total", "response_flags=\"UC\""]), 1.0);
+    assert_eq!(agent.metric(&["mesh_retries_total"]), 0.0);
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn connections_of_age_give_way_and_no_call_is_lost() {
     }
     // Ages of 270 to 330 ms in 1.5 s: four to six connections.
     assert!((4..=7).contains(&seen.len()), "{seen:?}");
-    assert_eq!(agent.metric(&["undermesh_retries_total"]), 0.0, "nothing was refused on the way");
+    assert_eq!(agent.metric(&["mesh_retries_total"]), 0.0, "nothing was refused on the way");
     // The first connection lives for the sake of its stream, and ends in order with it.
     held.send_data(message(b"still here"), true).unwrap();
     assert_eq!(soon("echo", held_body.data()).await.unwrap().unwrap(), message(b"still here"));

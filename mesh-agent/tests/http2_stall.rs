@@ -106,7 +106,7 @@ async fn what_waits_for_a_full_socket_counts() {
         }
     };
     soon("refusal", refused).await;
-    assert!(agent.metric(&["undermesh_requests_total", "response_flags=\"UO\""]) >= 1.0);
+    assert!(agent.metric(&["istio_requests_total", "response_flags=\"UO\""]) >= 1.0);
 }
 
 #[tokio::test]

@@ -123,10 +123,14 @@ async fn a_hedge_overtakes_a_slow_endpoint() {
     saw.has_cancelled(1).await;
     assert_eq!((saw.attempts(), answered.attempts().len()), (vec!["1".to_owned()], 2));
     assert!(answered.attempts().contains(&"2".to_owned()), "the hedge is the second attempt");
-    assert_eq!(agent.metric(&["undermesh_hedges_total"]), 1.0);
-    assert_eq!(agent.metric(&["undermesh_requests_total", "response_flags=\"-\""]), 2.0);
-    // Both are counted at the endpoint that answered.
-    assert_eq!(agent.metric(&["undermesh_requests_total", &fast.to_string()]), 2.0);
+    assert_eq!(agent.metric(&["mesh_hedges_total"]), 1.0);
+    assert_eq!(agent.metric(&["istio_requests_total", "response_flags=\"-\""]), 2.0);
+    // Attempts are counted at their endpoints; the slow one was not to blame for having been left.
+    let ended = |addr: SocketAddr| {
+        let row = agent.workers.endpoints().into_iter().find(|row| row.endpoint.addr() == addr).unwrap();
+        (row.ended, row.blamed)
+    };
+    assert_eq!((ended(fast), ended(slow)), ((2, 0), (1, 0)));
 }
 
 #[tokio::test]
@@ -142,8 +146,8 @@ async fn nothing_is_hedged_that_was_not_declared_safe_or_is_beyond_the_budget() 
             let _ = soon("call", client.call(request, message(b"x"))).await.unwrap();
         }
         saw.has_cancelled(1).await;
-        assert_eq!(agent.metric(&["undermesh_hedges_total"]), 0.0, "{policy}");
-        assert_eq!(agent.metric(&["undermesh_requests_total", "response_flags=\"UT\""]), 1.0, "{policy}");
+        assert_eq!(agent.metric(&["mesh_hedges_total"]), 0.0, "{policy}");
+        assert_eq!(agent.metric(&["istio_requests_total", "response_flags=\"UT\""]), 1.0, "{policy}");
     }
 }
 
@@ -155,7 +159,7 @@ async fn nothing_is_hedged_whose_beginning_is_gone() {
     let mut client = agent.http2().await;
     let answer = soon("call", client.call(grpc("/a/Safe"), message(&vec![0; 100 << 10]))).await.unwrap();
     assert_eq!(answer.head.status(), 200);
-    assert_eq!(agent.metric(&["undermesh_hedges_total"]), 0.0);
+    assert_eq!(agent.metric(&["mesh_hedges_total"]), 0.0);
     assert_eq!(saw.attempts().len() + also.attempts().len(), 1);
 }
 
@@ -209,7 +213,7 @@ async fn whole_timeouts_eject() {
         let _ = soon("call", client.call(grpc("/a/B"), message(b"x"))).await.unwrap();
     }
     assert_eq!(saw.attempts(), ["1"], "in turn it would be three");
-    assert_eq!(agent.metric(&["undermesh_requests_total", "response_flags=\"UT\""]), 1.0);
+    assert_eq!(agent.metric(&["istio_requests_total", "response_flags=\"UT\""]), 1.0);
 }
 
 #[tokio::test]
@@ -382,7 +386,7 @@ async fn browsers_reach_grpc_servers() {
             "gAAAACBncnBjLW1lc3NhZ2U6b2sNCmdycGMtc3RhdHVzOjANCg==",
         ];
         assert!(last.map(|last| format!("AAAAAAMBAgM={last}")).contains(&text), "{text}");
-        assert_eq!(agent.metric(&["undermesh_requests_total", "grpc_status=\"0\"", "code=\"200\""]), 2.0);
+        assert_eq!(agent.metric(&["istio_requests_total", "grpc_response_status=\"0\"", "code=\"200\""]), 2.0);
     }
 }
 

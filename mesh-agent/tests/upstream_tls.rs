@@ -42,7 +42,7 @@ impl Agent {
         let mut compiler = Compiler::new(settings);
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::new(compile(&mut compiler, yaml))),
-            metrics: Arc::new(Metrics::new().unwrap()),
+            metrics: Arc::new(Metrics::new(mesh_agent::telemetry::MOST_SERIES).unwrap()),
             access_log: Arc::default(),
             registry: Arc::new(Registry::default()),
             settings: Arc::new(Settings::default()),

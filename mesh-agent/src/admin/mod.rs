@@ -11,6 +11,7 @@ pub mod view;
 
 pub use server::{AdminError, bind, serve, serve_metrics};
 
+use crate::telemetry::Format;
 use tokio::sync::{mpsc, oneshot};
 
 /// Name of the socket in the run directory.
@@ -32,15 +33,15 @@ pub enum Question {
     LogLevel,
     SetLogLevel(String),
     SetSkMsg(bool),
-    Metrics,
+    Metrics(Format),
 }
 
 /// An answer's body; its type decides the content type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Json(Vec<u8>),
-    /// Prometheus text exposition format 0.0.4.
-    Metrics(String),
+    /// In the format that was asked for.
+    Metrics(Format, String),
 }
 
 impl Answer {

@@ -2,9 +2,10 @@
 
 use super::view::Failure;
 use super::{Answer, Question, Refusal};
+use crate::telemetry::Format;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::Full;
 
 /// Every path and how it is used, for `GET /` and for the answer to a wrong one.
@@ -25,7 +26,7 @@ const PATHS: &[(&str, &str)] = &[
         "POST /seen",
         "body: {\"from\": \"default/web\", \"what\": \"routes\"}: services, routes or endpoints as a pod sees them",
     ),
-    ("GET /metrics", "Prometheus text"),
+    ("GET /metrics", "Prometheus text, or OpenMetrics for whoever accepts it"),
     ("GET|PUT /log-level", "body: a filter such as info,mesh_agent::connect=debug"),
     ("PUT /kernel/sk-msg", "body: on or off"),
 ];
@@ -42,7 +43,12 @@ pub(super) enum Wrong {
     Body(String),
 }
 
-pub(super) fn question(method: &Method, path: &str, body: &[u8]) -> Result<Question, Wrong> {
+/// What the client can read.
+pub(super) fn format(headers: &HeaderMap) -> Format {
+    headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).map(Format::of).unwrap_or_default()
+}
+
+pub(super) fn question(method: &Method, path: &str, format: Format, body: &[u8]) -> Result<Question, Wrong> {
     let read = |question| if method == Method::GET { Ok(question) } else { Err(Wrong::Method("GET")) };
     match path {
         "/" => Err(Wrong::Index),
@@ -54,7 +60,7 @@ pub(super) fn question(method: &Method, path: &str, body: &[u8]) -> Result<Quest
         "/snapshot" => read(Question::Snapshot),
         "/diagnostics" => read(Question::Diagnostics),
         "/connections" => read(Question::Connections),
-        "/metrics" => read(Question::Metrics),
+        "/metrics" => read(Question::Metrics(format)),
         "/explain" if method == Method::POST => match serde_json::from_slice(body) {
             Ok(question) => Ok(Question::Explain(Box::new(question))),
             Err(error) => Err(Wrong::Body(format!("the body is no question: {error}"))),
@@ -80,7 +86,7 @@ pub(super) fn question(method: &Method, path: &str, body: &[u8]) -> Result<Quest
 pub(super) fn answer(answer: Result<Answer, Refusal>) -> Response<Full<Bytes>> {
     match answer {
         Ok(Answer::Json(body)) => respond(StatusCode::OK, "application/json", body),
-        Ok(Answer::Metrics(text)) => respond(StatusCode::OK, "text/plain; version=0.0.4", text),
+        Ok(Answer::Metrics(format, text)) => respond(StatusCode::OK, format.content_type(), text),
         Err(refusal) => {
             let status = match refusal {
                 Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
@@ -127,6 +133,10 @@ fn text(body: &[u8]) -> Result<&str, Wrong> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn question(method: &Method, path: &str, body: &[u8]) -> Result<Question, Wrong> {
+        super::question(method, path, Format::Text, body)
+    }
 
     #[test]
     fn each_listed_path_is_a_question() {

@@ -121,7 +121,7 @@ async fn admin(request: Request<Incoming>, asker: Asker) -> Response<Full<Bytes>
     let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
         return routes::failure(StatusCode::PAYLOAD_TOO_LARGE, "the body did not arrive, or is too large");
     };
-    match routes::question(&head.method, head.uri.path(), &body.to_bytes()) {
+    match routes::question(&head.method, head.uri.path(), routes::format(&head.headers), &body.to_bytes()) {
         Ok(question) => routes::answer(asker.ask(question).await),
         Err(wrong) => routes::wrong(wrong),
     }
@@ -131,5 +131,5 @@ async fn metrics(request: Request<Incoming>, asker: Asker) -> Response<Full<Byte
     if request.uri().path() != "/metrics" {
         return routes::failure(StatusCode::NOT_FOUND, "only /metrics is here; the rest is on the admin socket");
     }
-    routes::answer(asker.ask(Question::Metrics).await)
+    routes::answer(asker.ask(Question::Metrics(routes::format(request.headers()))).await)
 }

@@ -20,7 +20,7 @@ fn answerer() -> Asker {
                     Answer::json(&LogLevel { filter: filter.clone() })
                 }
                 Question::LogLevel => Answer::json(&LogLevel { filter: filter.clone() }),
-                Question::Metrics => Ok(Answer::Metrics("a 1\n".into())),
+                Question::Metrics(format) => Ok(Answer::Metrics(format, "a 1\n".into())),
                 _ => Err(Refusal::Unavailable("not in this test".into())),
             };
             let _ = ask.reply.send(answer);

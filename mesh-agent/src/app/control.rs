@@ -75,7 +75,7 @@ impl Control {
         let reopen = signal(SignalKind::user_defined1()).context("signal handlers")?;
         // The socket first: it tells whether another agent is at work here.
         let socket = admin::bind(&options.run_dir)?;
-        let metrics = Arc::new(Metrics::new()?);
+        let metrics = Arc::new(Metrics::new(options.metric_series)?);
         let metrics_port = match options.metrics_addr {
             Some(addr) => Some(TcpListener::bind(addr).await.with_context(|| {
                 format!("metrics endpoint on {addr} (another agent? give --metrics-addr, or `off`)")
@@ -327,7 +327,7 @@ impl Control {
         let snapshot = self.snapshot.load_full();
         match question {
             Question::Status => Answer::json(&self.status(&snapshot)),
-            Question::Endpoints => Answer::json(&views::endpoints(&snapshot, &self.workers, &self.metrics)),
+            Question::Endpoints => Answer::json(&views::endpoints(&snapshot, &self.workers)),
             Question::Services => Answer::json(&views::services(&snapshot, self.captured.is_some())),
             Question::Workloads => Answer::json(&views::workloads(&snapshot, self.watched_pods())),
             Question::Kernel => self.kernel(),
@@ -352,7 +352,7 @@ impl Control {
                 Answer::json(&view::LogLevel { filter })
             }
             Question::SetSkMsg(on) => self.set_sk_msg(on),
-            Question::Metrics => Ok(Answer::Metrics(self.metrics.gather_text())),
+            Question::Metrics(format) => Ok(Answer::Metrics(format, self.metrics.gather(format))),
         }
     }
 

@@ -2,14 +2,13 @@
 
 use crate::admin::view;
 use crate::kernel::Counters;
-use crate::snapshot::{Service, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, External, Metrics};
 use crate::time::Nanos;
 use anyhow::Result;
 use mesh_common::Reason;
 use rustc_hash::FxHashSet;
 use std::cell::OnceCell;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -35,22 +34,31 @@ pub(super) fn access_log(metrics: &Metrics, log: &Arc<AccessLog>) -> Result<()> 
     )?)
 }
 
-/// Drops series of endpoints that the configuration no longer names.
+/// Drops series of what the configuration no longer names.
 pub(super) fn sweep(metrics: &Metrics, snapshot: &Snapshot) {
     let named = OnceCell::new();
-    metrics.sweep(Nanos::now(), |service, endpoint| {
+    metrics.sweep(Nanos::now(), |who| {
         // Mostly nobody asks: every series is counted under.
-        named.get_or_init(|| endpoints(snapshot)).contains(&(service, endpoint.parse().ok()))
+        let named = named.get_or_init(|| Named::of(snapshot));
+        let owner = |owner: &Option<(Arc<str>, Arc<str>)>| {
+            owner.as_ref().is_none_or(|(namespace, name)| named.owners.contains(&(&**namespace, &**name)))
+        };
+        owner(&who.source) && owner(&who.destination) && named.hosts.contains(&*who.callee.host)
     });
 }
 
-/// Services with each of their endpoints, and with none: requests that never had one.
-fn endpoints(snapshot: &Snapshot) -> FxHashSet<(&str, Option<SocketAddr>)> {
-    let of = |service: &Service| -> Vec<_> {
-        let addrs = service.ports.iter().flat_map(|port| port.endpoints.endpoints.iter().map(|e| e.addr.addr()));
-        addrs.map(Some).chain([None]).collect()
-    };
-    snapshot.services().flat_map(|service| of(service).into_iter().map(|addr| (&*service.host, addr))).collect()
+struct Named<'a> {
+    owners: FxHashSet<(&'a str, &'a str)>,
+    hosts: FxHashSet<&'a str>,
+}
+
+impl<'a> Named<'a> {
+    fn of(snapshot: &'a Snapshot) -> Self {
+        Self {
+            owners: snapshot.workloads().map(|w| (&*w.key.namespace, &*w.owner.name)).collect(),
+            hosts: snapshot.services().map(|service| &*service.host).collect(),
+        }
+    }
 }
 
 impl Gauges {
@@ -58,32 +66,31 @@ impl Gauges {
     pub(super) fn new(metrics: &Metrics, workers: usize) -> Result<Arc<Self>> {
         let gauges = Arc::new(Self::default());
         let version = env!("CARGO_PKG_VERSION");
-        metrics.register(External::gauge(
-            "undermesh_build_info",
+        metrics.register(External::constant(
+            "istio_build",
             "The agent's version; always 1",
-            "version",
-            move || vec![(version.to_owned(), 1)],
+            &[("component", "proxy"), ("tag", version)],
         )?)?;
-        metrics.register(External::gauge("undermesh_workers", "Worker threads", "", move || {
+        metrics.register(External::gauge("mesh_workers", "Worker threads", "", move || {
             vec![(String::new(), workers as u64)]
         })?)?;
         let shown = Arc::clone(&gauges);
         metrics.register(External::gauge(
-            "undermesh_config_generation",
+            "mesh_config_generation",
             "Configuration in force; grows by one with each published change",
             "",
             move || vec![(String::new(), shown.generation.load(Relaxed))],
         )?)?;
         let shown = Arc::clone(&gauges);
         metrics.register(External::gauge(
-            "undermesh_config_diagnostics",
+            "mesh_config_diagnostics",
             "Findings about the configuration in force",
             "severity",
             move || pairs(["error", "warning", "info"], &shown.diagnostics),
         )?)?;
         let shown = Arc::clone(&gauges);
         metrics.register(External::gauge(
-            "undermesh_pods",
+            "mesh_pods",
             "Pods of this node, by whether they are in the mesh",
             "mesh",
             move || pairs(["in", "outside"], &shown.pods),
@@ -105,7 +112,7 @@ impl Gauges {
 pub(super) fn kernel(metrics: &Metrics, counters: &Counters) -> Result<()> {
     let events = counters.clone();
     metrics.register(External::new(
-        "undermesh_kernel_events_total",
+        "mesh_kernel_events_total",
         "How often the kernel programs ended with a reason",
         "reason",
         move || {
@@ -114,15 +121,15 @@ pub(super) fn kernel(metrics: &Metrics, counters: &Counters) -> Result<()> {
         },
     )?)?;
     for (name, reason) in [
-        ("undermesh_kernel_redirected_bytes_total", Reason::RedirectedBytes),
-        ("undermesh_kernel_passed_bytes_total", Reason::OverTcpBytes),
+        ("mesh_kernel_redirected_bytes_total", Reason::RedirectedBytes),
+        ("mesh_kernel_passed_bytes_total", Reason::OverTcpBytes),
     ] {
         let counters = counters.clone();
         let read = move || vec![(String::new(), counters.get(reason))];
         metrics.register(External::new(name, reason.doc(), "", read)?)?;
     }
     let flows = counters.clone();
-    metrics.register(External::gauge("undermesh_kernel_flows", "Captured connections open now", "", move || {
+    metrics.register(External::gauge("mesh_kernel_flows", "Captured connections open now", "", move || {
         vec![(String::new(), flows.open_flows())]
     })?)?;
     services(metrics, counters)
@@ -138,10 +145,10 @@ fn services(metrics: &Metrics, counters: &Counters) -> Result<()> {
     use crate::kernel::ServiceCounters as S;
     type Field = fn(&S) -> u64;
     let families: [(&str, &str, Field); 4] = [
-        ("undermesh_kernel_connections_opened_total", "Connections the kernel placed itself", |s| s.opened),
-        ("undermesh_kernel_connections_closed_total", "Those of them that have ended", |s| s.closed),
-        ("undermesh_kernel_sent_bytes_total", "Bytes from pods on ended connections of these", |s| s.bytes_sent),
-        ("undermesh_kernel_received_bytes_total", "Bytes to pods on ended connections of these", |s| s.bytes_received),
+        ("mesh_kernel_connections_opened_total", "Connections the kernel placed itself", |s| s.opened),
+        ("mesh_kernel_connections_closed_total", "Those of them that have ended", |s| s.closed),
+        ("mesh_kernel_sent_bytes_total", "Bytes from pods on ended connections of these", |s| s.bytes_sent),
+        ("mesh_kernel_received_bytes_total", "Bytes to pods on ended connections of these", |s| s.bytes_received),
     ];
     for (name, help, field) in families {
         let counters = counters.clone();

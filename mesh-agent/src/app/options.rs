@@ -25,6 +25,8 @@ pub struct Options {
     pub stop: Stop,
     /// `None`: no metrics endpoint (the admin socket still has `/metrics`).
     pub metrics_addr: Option<SocketAddr>,
+    /// Istio's series at most.
+    pub metric_series: usize,
     /// A file, or `-`, whatever the MeshConfig says; `None`: as that says.
     pub access_log: Option<String>,
 }

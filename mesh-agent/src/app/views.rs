@@ -11,7 +11,6 @@ use crate::snapshot::{
     Endpoint, EndpointHealth, Enrolment, LbPolicy, Locality, PortKey, Protocol, Service, ServicePort, Snapshot,
     Workload,
 };
-use crate::telemetry::{Metrics, Totals};
 use crate::time::Nanos;
 use crate::worker::Workers;
 use serde::Serialize;
@@ -27,7 +26,7 @@ pub(super) fn services(snapshot: &Snapshot, with_kernel: bool) -> Vec<view::Serv
     rows
 }
 
-pub(super) fn endpoints(snapshot: &Snapshot, workers: &Workers, metrics: &Metrics) -> Vec<view::Endpoint> {
+pub(super) fn endpoints(snapshot: &Snapshot, workers: &Workers) -> Vec<view::Endpoint> {
     let states = workers.endpoints();
     let mut known: HashMap<(&PortKey, EndpointAddr), Vec<&EndpointRow>> = HashMap::new();
     for row in &states {
@@ -35,30 +34,22 @@ pub(super) fn endpoints(snapshot: &Snapshot, workers: &Workers, metrics: &Metric
             known.entry((&row.key.port, addr)).or_default().push(row);
         }
     }
-    let totals = metrics.endpoint_totals();
     let mut rows = Vec::new();
-    for (service, port) in snapshot.services().flat_map(|service| service.ports.iter().map(move |port| (service, port)))
-    {
+    for port in snapshot.services().flat_map(|service| &service.ports) {
         for endpoint in &port.endpoints.endpoints {
-            let total = totals.get(&(service.host.to_string(), endpoint.addr.to_string())).copied().unwrap_or_default();
             let states = known.get(&(&port.key, endpoint.addr)).map_or(&[][..], Vec::as_slice);
             // None: no worker has used the port yet.
             let plain = states.iter().find(|row| row.key.subset.is_none()).copied();
-            rows.push(view_endpoint(port, endpoint, plain, total));
+            rows.push(view_endpoint(port, endpoint, plain));
             let subsets = states.iter().filter(|row| row.key.subset.is_some());
-            rows.extend(subsets.map(|row| view_endpoint(port, endpoint, Some(row), total)));
+            rows.extend(subsets.map(|row| view_endpoint(port, endpoint, Some(row))));
         }
     }
     rows.sort_by(|a, b| (&a.service, &a.subset, a.addr).cmp(&(&b.service, &b.subset, b.addr)));
     rows
 }
 
-fn view_endpoint(
-    port: &ServicePort,
-    endpoint: &Endpoint,
-    state: Option<&EndpointRow>,
-    total: Totals,
-) -> view::Endpoint {
+fn view_endpoint(port: &ServicePort, endpoint: &Endpoint, state: Option<&EndpointRow>) -> view::Endpoint {
     let Locality { region, zone, subzone } = &endpoint.locality;
     view::Endpoint {
         service: port.key.to_string(),
@@ -73,8 +64,8 @@ fn view_endpoint(
         ejected_ms: state.map_or(0, |state| state.ejected_ms),
         ejections: state.map_or(0, |state| state.ejections),
         active: state.map_or(0, |state| state.active.into()),
-        requests: total.requests,
-        failures: total.failures,
+        requests: state.map_or(0, |state| state.ended),
+        failures: state.map_or(0, |state| state.blamed),
         latency_ms: state.map(|state| state.ewma_ms).filter(|ms| *ms > 0.0),
     }
 }

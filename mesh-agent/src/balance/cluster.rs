@@ -122,6 +122,7 @@ impl Chosen {
 
     /// The request's time ended before the endpoint's answer began.
     pub fn timed_out(&self, now: Nanos) {
+        self.state.count_late();
         if let Some(detector) = &self.detector {
             detector.report(&self.state, Ended::Timeout, now);
         }
@@ -187,6 +188,11 @@ impl Cluster {
             cursor: registry.cursor(spec.key, now),
             strangers: Mutex::default(),
         }
+    }
+
+    /// The workload behind an endpoint, where the configuration knows it.
+    pub fn workload(&self, addr: EndpointAddr) -> Option<&Arc<Workload>> {
+        self.set.endpoints.iter().find(|endpoint| endpoint.addr == addr)?.workload.as_ref()
     }
 
     pub fn key(&self) -> &ClusterKey {

@@ -39,6 +39,9 @@ pub struct EndpointRow {
     pub other: Option<EndpointAddr>,
     /// Requests (HTTP) or connections (opaque) in flight.
     pub active: u32,
+    /// Attempts (HTTP) that ended, and those of them for which it is to blame.
+    pub ended: u64,
+    pub blamed: u64,
     /// Smoothed response time, milliseconds.
     pub ewma_ms: f64,
     /// Connect failures in a row.
@@ -145,7 +148,10 @@ impl Registry {
         states.sort_by(|a, b| (&a.key, a.addr).cmp(&(&b.key, b.addr)));
         states
             .iter()
-            .map(|state| EndpointRow {
+            .map(|state| (state, state.totals()))
+            .map(|(state, (ended, blamed))| EndpointRow {
+                ended,
+                blamed,
                 key: state.key.clone(),
                 endpoint: state.addr,
                 other: state.other,

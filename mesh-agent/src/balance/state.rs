@@ -29,6 +29,9 @@ pub struct EndpointState {
     /// Whether `other` is dialled.
     by_other: AtomicBool,
     active: AtomicU32,
+    /// Attempts that ended, and those of them for which it is to blame.
+    ended: AtomicU64,
+    blamed: AtomicU64,
     /// Moving average of the response time, nanoseconds, as `f64` bits.
     ewma: AtomicU64,
     ewma_at: AtomicU64,
@@ -47,6 +50,8 @@ impl EndpointState {
             since,
             by_other: AtomicBool::new(false),
             active: AtomicU32::new(0),
+            ended: AtomicU64::new(0),
+            blamed: AtomicU64::new(0),
             ewma: AtomicU64::new(as_f64(FIRST_GUESS).to_bits()),
             ewma_at: AtomicU64::new(0),
             failures: AtomicU32::new(0),
@@ -61,6 +66,24 @@ impl EndpointState {
             Some(other) if self.by_other.load(Relaxed) => other,
             _ => self.addr,
         }
+    }
+
+    /// An attempt ended. `blamed`: the endpoint failed.
+    pub fn count(&self, blamed: bool) {
+        self.ended.fetch_add(1, Relaxed);
+        if blamed {
+            self.blamed.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The attempt that ends now, and is counted as nobody's fault, came to nothing for want of an answer.
+    pub(super) fn count_late(&self) {
+        self.blamed.fetch_add(1, Relaxed);
+    }
+
+    /// Attempts that ended, and those of them for which the endpoint is to blame.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.ended.load(Relaxed), self.blamed.load(Relaxed))
     }
 
     /// Requests in flight.

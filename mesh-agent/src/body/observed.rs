@@ -1,7 +1,6 @@
 //! A response body that reports how its exchange ended.
 
 use super::{Body, Chunk};
-use crate::balance::ActiveRequest;
 use crate::error::{Failure, Flag, UpstreamError};
 use crate::telemetry::Record;
 use std::fmt;
@@ -14,15 +13,13 @@ use tokio::time::Sleep;
 pub struct Observed {
     inner: Body,
     record: Record,
-    /// Keeps the request counted as in flight.
-    _active: ActiveRequest,
     /// What is left of the request's own timeout (`grpc-timeout`).
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Observed {
-    pub fn new(inner: Body, record: Record, active: ActiveRequest, deadline: Option<Pin<Box<Sleep>>>) -> Self {
-        Self { inner, record, _active: active, deadline }
+    pub fn new(inner: Body, record: Record, deadline: Option<Pin<Box<Sleep>>>) -> Self {
+        Self { inner, record, deadline }
     }
 
     pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, UpstreamError>>> {
@@ -39,7 +36,7 @@ impl Observed {
         };
         match &chunk {
             None => self.record.complete = true,
-            Some(Ok(Chunk::Data(data))) => self.record.received += data.len() as u64,
+            Some(Ok(Chunk::Data(data))) => self.record.response.count(data),
             Some(Ok(Chunk::Trailers(trailers))) => {
                 self.record.read_grpc_status(trailers);
                 if let Some(log) = &mut self.record.log {

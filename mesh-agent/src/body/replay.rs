@@ -2,12 +2,12 @@
 
 use super::{Body, Chunk};
 use crate::error::UpstreamError;
-use crate::telemetry::Series;
+use crate::telemetry::Meter;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::SizeHint;
 use smallvec::SmallVec;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -26,8 +26,6 @@ pub struct Reader {
     trailers_given: bool,
     /// Bytes the receiver took over.
     released: usize,
-    sent: u64,
-    series: Option<Rc<Series>>,
 }
 
 #[derive(Debug)]
@@ -49,14 +47,14 @@ struct Shared {
     /// Bytes released by any reader so far: flow control is fed once only.
     released: usize,
     waiting: SmallVec<[Waker; 2]>,
-    /// Who wants to know how many bytes the client sent.
-    received: Option<Rc<Cell<u64>>>,
+    /// What the client sent.
+    meter: Rc<Meter>,
 }
 
 impl Replay {
     /// `limit`: bytes to keep. Of a longer body no new reader can begin; a reader that falls behind by twice as much
     /// fails.
-    pub fn new(inner: Body, limit: usize) -> Self {
+    pub fn new(inner: Body, limit: usize, meter: Rc<Meter>) -> Self {
         let hint = http_body::Body::size_hint(&inner);
         let shared = Shared {
             inner,
@@ -72,13 +70,13 @@ impl Replay {
             readers: SmallVec::new(),
             released: 0,
             waiting: SmallVec::new(),
-            received: None,
+            meter,
         };
         Self { shared: Rc::new(RefCell::new(shared)) }
     }
 
-    /// The body from its beginning; `None` where that is gone. `series`: where its bytes are counted.
-    pub fn reader(&self, series: Option<Rc<Series>>) -> Option<Reader> {
+    /// The body from its beginning; `None` where that is gone.
+    pub fn reader(&self) -> Option<Reader> {
         let mut shared = self.shared.borrow_mut();
         if !shared.keeping {
             return None;
@@ -90,12 +88,7 @@ impl Replay {
             None => shared.readers.push(Some(0)),
         }
         drop(shared);
-        Some(Reader { shared: Rc::clone(&self.shared), slot, trailers_given: false, released: 0, sent: 0, series })
-    }
-
-    /// Adds the client's bytes to `received` as they come.
-    pub fn count(&self, received: Rc<Cell<u64>>) {
-        self.shared.borrow_mut().received = Some(received);
+        Some(Reader { shared: Rc::clone(&self.shared), slot, trailers_given: false, released: 0 })
     }
 
     /// Whether a further reader could begin now.
@@ -162,9 +155,7 @@ impl Shared {
         match chunk {
             Some(Ok(Chunk::Data(bytes))) => {
                 self.kept_bytes += bytes.len();
-                if let Some(received) = &self.received {
-                    received.set(received.get() + bytes.len() as u64);
-                }
+                self.meter.count(&bytes);
                 self.kept.push_back(bytes);
                 self.keeping &= self.kept_bytes <= self.limit;
                 while self.kept_bytes > 2 * self.limit && self.kept.len() > 1 {
@@ -197,7 +188,6 @@ impl Reader {
             }
             if let Some(bytes) = shared.kept.get(next - shared.first) {
                 let bytes = bytes.clone();
-                self.sent += bytes.len() as u64;
                 if let Some(place) = shared.readers.get_mut(self.slot) {
                     *place = Some(next + 1);
                 }
@@ -250,11 +240,6 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if let Some(series) = &self.series
-            && self.sent > 0
-        {
-            series.sent(self.sent);
-        }
         let shared = &mut *self.shared.borrow_mut();
         if let Some(place) = shared.readers.get_mut(self.slot) {
             *place = None;
@@ -279,16 +264,16 @@ mod tests {
     }
 
     fn replay(limit: usize) -> Replay {
-        Replay::new(Body::Full(Bytes::from_static(b"hello")), limit)
+        Replay::new(Body::Full(Bytes::from_static(b"hello")), limit, Rc::default())
     }
 
     #[test]
     fn is_sent_again_from_the_start() {
         let replay = replay(5);
-        let mut first = replay.reader(None).unwrap();
+        let mut first = replay.reader().unwrap();
         assert_eq!(text(&mut first).unwrap(), b"hello");
         drop(first);
-        let mut second = replay.reader(None).unwrap();
+        let mut second = replay.reader().unwrap();
         assert!(!second.is_end());
         assert_eq!(text(&mut second).unwrap(), b"hello");
         assert!(second.is_end());
@@ -297,9 +282,9 @@ mod tests {
     #[test]
     fn two_read_at_once() {
         let replay = replay(5);
-        let (mut first, mut second) = (replay.reader(None).unwrap(), replay.reader(None).unwrap());
+        let (mut first, mut second) = (replay.reader().unwrap(), replay.reader().unwrap());
         replay.settle();
-        assert!(replay.reader(None).is_none());
+        assert!(replay.reader().is_none());
         assert_eq!(text(&mut first).unwrap(), b"hello");
         assert_eq!(replay.shared.borrow().kept.len(), 1, "kept for the second");
         assert_eq!(text(&mut second).unwrap(), b"hello");
@@ -309,7 +294,7 @@ mod tests {
     #[test]
     fn too_much_cannot_be_sent_again() {
         let replay = replay(4);
-        assert_eq!(text(&mut replay.reader(None).unwrap()).unwrap(), b"hello");
-        assert!(replay.reader(None).is_none());
+        assert_eq!(text(&mut replay.reader().unwrap()).unwrap(), b"hello");
+        assert!(replay.reader().is_none());
     }
 }

@@ -1,6 +1,7 @@
 //! `mesh-agent run`: flags → `app::Options`.
 
 use crate::app::{self, Explicit, FailurePolicy, LogFormat, Options, SkMsg, Stop};
+use crate::telemetry::MOST_SERIES;
 use anyhow::{Context, Result};
 use clap::Args;
 use std::net::SocketAddr;
@@ -70,6 +71,10 @@ pub struct RunArgs {
     /// Prometheus endpoint, or `off`
     #[arg(long, value_name = "ADDR|off", default_value = "127.0.0.1:15090", help_heading = "Observing")]
     pub metrics_addr: MetricsAddr,
+    /// Time series of Istio's metrics at most, a histogram's buckets counted one by one; what is beyond is counted in
+    /// series labelled `overflow`
+    #[arg(long, value_name = "COUNT", default_value_t = MOST_SERIES, help_heading = "Observing")]
+    pub metric_series: usize,
     /// One line for each request to FILE, or (`-`) to standard output, whatever the MeshConfig's accessLogFile says; its
     /// accessLogFormat and accessLogEncoding hold. SIGUSR1 opens the file anew [default: as the MeshConfig says, else off]
     #[arg(long, value_name = "FILE|-", help_heading = "Observing")]
@@ -127,6 +132,7 @@ impl RunArgs {
                 _ => Stop::Release,
             },
             metrics_addr: self.metrics_addr.0,
+            metric_series: self.metric_series,
             access_log: self.access_log,
         })
     }

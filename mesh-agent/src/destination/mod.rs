@@ -23,6 +23,7 @@ use crate::snapshot::{
     Client, ClusterKey, Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, MeshSettings, PortKey, Protocol,
     Resolution, Service, ServiceName, ServicePort, Snapshot, Workload,
 };
+use crate::telemetry::Callee;
 use crate::time::Nanos;
 use arc_swap::{ArcSwap, Cache};
 use resolve::{Resolved, To};
@@ -35,8 +36,8 @@ use std::sync::Arc;
 /// One port of a Service, or an address, under the policy that holds for one client.
 #[derive(Debug)]
 pub struct Target {
-    /// `reviews.default.svc.cluster.local`, or what stands for it in metrics.
-    pub service: Arc<str>,
+    /// What it is in metrics.
+    pub callee: Arc<Callee>,
     /// With the port, for messages.
     pub name: Arc<str>,
     pub protocol: Protocol,
@@ -56,8 +57,8 @@ pub struct Routes {
     pub gateway: Arc<str>,
     /// Where requests go that no rule sends elsewhere; `None` where only rules know the host.
     pub target: Option<Rc<Target>>,
-    /// For metrics, where nothing was chosen.
-    pub service: Arc<str>,
+    /// What it is in metrics, where nothing was chosen or nobody declared what was.
+    pub callee: Arc<Callee>,
 }
 
 /// One worker's view of the snapshot.
@@ -256,8 +257,13 @@ impl Destinations {
         {
             return Ok(Rc::clone(former));
         }
-        let service = target.as_ref().map_or_else(|| authority.into(), |target| Arc::clone(&target.service));
-        Ok(Rc::new(Routes { host, port: wants.port(), gateway: MESH.into(), target, service }))
+        let callee = match &target {
+            Some(target) if !target.callee.undeclared => Arc::clone(&target.callee),
+            // Istio: the host header says what no cluster does.
+            Some(target) => Callee::undeclared(&target.callee.name, Some(authority)).into(),
+            None => Callee::undeclared("unknown", Some(authority)).into(),
+        };
+        Ok(Rc::new(Routes { host, port: wants.port(), gateway: MESH.into(), target, callee }))
     }
 
     fn plain(&self, mesh: &Arc<MeshSettings>) -> Arc<VirtualHost> {
@@ -284,13 +290,13 @@ impl Destinations {
                     Some((service, port)) => {
                         let policy = self.policy(snapshot, client, service, port.port, None)?.0;
                         let key: ClusterKey = port.key.clone().into();
-                        self.address(&service.host, name, port.protocol, &key, &endpoint, &policy, client)
+                        self.address(callee(service, port), name, port.protocol, &key, &endpoint, &policy, client)
                     }
                     None => {
                         let key = ServiceName::new(&workload.key.namespace, &workload.key.name);
                         let key: ClusterKey = PortKey::new(key, dst.port()).into();
-                        let (host, policy) = (PASSTHROUGH.into(), &self.no_policy);
-                        self.address(&host, name, Protocol::Detect, &key, &endpoint, policy, client)
+                        let (callee, policy) = (Callee::undeclared(PASSTHROUGH, None), &self.no_policy);
+                        self.address(callee, name, Protocol::Detect, &key, &endpoint, policy, client)
                     }
                 })
             }
@@ -301,8 +307,8 @@ impl Destinations {
                 // to speak.
                 let declared = snapshot.speaks_http(dst.port()) || snapshot.speaks_named_tls(dst.port());
                 let protocol = if declared { Protocol::Detect } else { Protocol::Tcp };
-                let (host, name) = (PASSTHROUGH.into(), dst.to_string().into());
-                Ok(self.address(&host, name, protocol, &key, &endpoint, &self.no_policy, client))
+                let (callee, name) = (Callee::undeclared(PASSTHROUGH, None), dst.to_string().into());
+                Ok(self.address(callee, name, protocol, &key, &endpoint, &self.no_policy, client))
             }
             To::Blocked => Err(Failure::UnknownHost),
             To::Nowhere => Err(Failure::NoCluster),
@@ -347,7 +353,7 @@ impl Destinations {
             return Ok(Rc::clone(former));
         }
         Ok(Rc::new(Target {
-            service: Arc::clone(&service.host),
+            callee: callee(service, port).into(),
             name: format!("{}:{}", service.host, port.port).into(),
             protocol: port.protocol,
             cluster: self.registry.cluster(&spec, Nanos::now()),
@@ -360,7 +366,7 @@ impl Destinations {
     #[expect(clippy::too_many_arguments, reason = "a target's parts")]
     fn address(
         &self,
-        service: &Arc<str>,
+        callee: Callee,
         name: Arc<str>,
         protocol: Protocol,
         key: &ClusterKey,
@@ -379,9 +385,9 @@ impl Destinations {
             client: client.workload,
         };
         let cluster = self.registry.cluster(&spec, Nanos::now());
-        let peer = Peer { host: Arc::clone(service), subject_alt_names: Vec::new() };
+        let peer = Peer { host: Arc::clone(callee.cluster()), subject_alt_names: Vec::new() };
         let upstream = self.upstreams.upstream(key, policy, &peer);
-        Rc::new(Target { service: Arc::clone(service), name, protocol, policy: Arc::clone(policy), cluster, upstream })
+        Rc::new(Target { callee: callee.into(), name, protocol, policy: Arc::clone(policy), cluster, upstream })
     }
 
     /// The policy of a port and subset for a client, and the subset's labels.
@@ -431,7 +437,9 @@ fn gateway_routes(
         return Ok(Rc::clone(former));
     }
     let gateway = Arc::clone(&server.gateway);
-    Ok(Rc::new(Routes { host: Arc::clone(host), port, gateway, target: None, service: authority.into() }))
+    // What no backend says nobody does: the host is a stranger's word.
+    let callee = Callee::undeclared("unknown", None).into();
+    Ok(Rc::new(Routes { host: Arc::clone(host), port, gateway, target: None, callee }))
 }
 
 type Labels = BTreeMap<Arc<str>, Arc<str>>;
@@ -446,6 +454,10 @@ impl<'a> Asker<'a> {
     fn new(source: &'a Source, wants: &'a Wants) -> Self {
         Self { client: source.client(wants), workload: source.workload.as_deref() }
     }
+}
+
+fn callee(service: &Service, port: &ServicePort) -> Callee {
+    Callee::declared(&service.host, &port.key.service.name, &port.key.service.namespace)
 }
 
 fn single(addr: EndpointAddr, workload: Option<Arc<Workload>>) -> Arc<EndpointSet> {

@@ -98,22 +98,26 @@ fn a_pod_is_known_by_the_service_that_speaks_for_it() {
         snapshot.set_headless(EndpointAddr::new(grpc.parse().unwrap()), Some(&speaker));
     });
     let known = mesh.connection(grpc).unwrap();
-    assert_eq!((&*known.service, known.protocol), (B, Protocol::Grpc));
+    assert_eq!((&*known.callee.host, known.protocol), (B, Protocol::Grpc));
     let unknown = mesh.connection(plain).unwrap();
-    assert_eq!((&*unknown.service, unknown.protocol), (PASSTHROUGH, Protocol::Detect));
+    assert_eq!((&*unknown.callee.name, unknown.protocol), (PASSTHROUGH, Protocol::Detect));
 }
 
 #[test]
 fn the_host_decides_and_an_unknown_one_means_the_address() {
     let mesh = Mesh::new(two_services);
-    let service = |host| mesh.routes("10.1.0.1:80", host).map(|routes| routes.service.to_string());
+    let service = |host| mesh.routes("10.1.0.1:80", host).map(|routes| routes.callee.host.to_string());
     assert_eq!(service("b").unwrap(), B);
     assert_eq!(service("b.shop.svc:80").unwrap(), B);
     assert_eq!(service("10.1.0.1").unwrap(), A);
     assert_eq!(service("localhost").unwrap(), A);
     let elsewhere = mesh.routes("192.0.2.1:80", "example.com").unwrap();
-    assert_eq!((&*elsewhere.service, elsewhere.host.family), (PASSTHROUGH, Family::Default));
-    assert_eq!(mesh.routes("192.0.2.1:80", "b").unwrap().service.to_string(), B, "a Service is where its host says");
+    assert_eq!((&*elsewhere.callee.name, elsewhere.host.family), (PASSTHROUGH, Family::Default));
+    assert_eq!(
+        mesh.routes("192.0.2.1:80", "b").unwrap().callee.host.to_string(),
+        B,
+        "a Service is where its host says"
+    );
 }
 
 #[test]
@@ -146,7 +150,7 @@ fn only_what_is_declared_may_be_reached_under_registry_only() {
     });
     assert_eq!(mesh.connection("192.0.2.1:443").unwrap_err(), Failure::UnknownHost);
     assert_eq!(mesh.routes("192.0.2.1:80", "example.com").unwrap_err(), Failure::UnknownHost);
-    assert_eq!(mesh.routes("192.0.2.1:80", "a").unwrap().service.to_string(), A);
+    assert_eq!(mesh.routes("192.0.2.1:80", "a").unwrap().callee.host.to_string(), A);
 }
 
 #[test]

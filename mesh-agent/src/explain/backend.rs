@@ -34,7 +34,7 @@ impl Asking<'_> {
     pub(super) fn describe(&self, backend: &mut Backend, target: &Target, affinity: Option<u64>) -> Option<String> {
         let (snapshot, client) = (self.world.snapshot, self.client());
         backend.to = target.name.to_string();
-        let service = snapshot.service_by_host(&client, &target.service).filter(|s| s.host == target.service);
+        let service = snapshot.service_by_host(&client, &target.callee.host).filter(|s| s.host == target.callee.host);
         let rules = service.and_then(|s| snapshot.destination_policy(&client, s, &snapshot.mesh().root_namespace));
         backend.endpoints = self.endpoints(target, service);
         if affinity.is_some() {

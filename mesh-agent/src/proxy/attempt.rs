@@ -10,6 +10,7 @@ use crate::error::Failure;
 use crate::http1;
 use crate::snapshot::Protocol;
 use crate::snapshot::policy::H2Upgrade;
+use crate::telemetry::Served;
 use crate::telemetry::access_log::Connected;
 use http::header::HOST;
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
@@ -19,10 +20,12 @@ use std::net::SocketAddr;
 
 /// Sends a request's head and body to an endpoint and waits for the response's head.
 ///
-/// `upgrade`: the client's side of a protocol switch, taken by the attempt that makes it.
+/// `upgrade`: the client's side of a protocol switch, taken by the attempt that makes it. `served`: is told when the
+/// endpoint may have seen the request.
 ///
 /// # Errors
 /// Whatever keeps the endpoint's answer from us; the body may have been read in part.
+#[expect(clippy::too_many_arguments, reason = "what one attempt takes, each used once")]
 pub(super) async fn attempt(
     conn: &Conn,
     target: &Target,
@@ -31,11 +34,12 @@ pub(super) async fn attempt(
     body: Body,
     upgrade: &mut Option<http1::Upgrade>,
     inform: &mut Inform,
+    served: &mut Option<Served>,
 ) -> Result<Response<Body>, Failure> {
     if speaks_http2(target, parts) {
-        attempt_http2(conn, way, parts, body, inform).await
+        attempt_http2(conn, way, parts, body, inform, served).await
     } else {
-        attempt_http1(conn, way, parts, body, upgrade).await
+        attempt_http1(conn, way, parts, body, upgrade, served).await
     }
 }
 
@@ -55,11 +59,13 @@ async fn attempt_http2(
     parts: &request::Parts,
     body: Body,
     inform: &mut Inform,
+    served: &mut Option<Served>,
 ) -> Result<Response<Body>, Failure> {
     let lease = conn.ctx.pools.http2(way).await?;
     let local = lease.local();
     let head = http2_head(parts)?;
     let mut call = lease.send(head, body).map_err(|(error, _)| error)?;
+    served.iter_mut().for_each(Served::sent);
     let response = poll_fn(|cx| {
         call.poll_response(cx, &mut |head| {
             if let Some(inform) = inform {
@@ -85,6 +91,7 @@ async fn attempt_http1(
     parts: &request::Parts,
     body: Body,
     upgrade: &mut Option<http1::Upgrade>,
+    served: &mut Option<Served>,
 ) -> Result<Response<Body>, Failure> {
     let sender = conn.ctx.pools.http1(way).await?;
     let local = sender.local();
@@ -96,6 +103,7 @@ async fn attempt_http1(
     // The client's spelling of header names travels as an extension.
     *request.extensions_mut() = parts.extensions.clone();
     http1::strip_hop_by_hop(request.headers_mut(), upgrade.is_some());
+    served.iter_mut().for_each(Served::sent);
     let mut response = sender.send(request).await.map_err(|(error, _)| error)?;
     let endpoint_side = http1::Upgrade::of_response(&mut response, &parts.method);
     let switched = endpoint_side.is_some();

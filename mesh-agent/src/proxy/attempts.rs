@@ -13,7 +13,7 @@ use crate::policy::retry;
 use crate::policy::timeout::Timeouts;
 use crate::snapshot::policy::Balancer;
 use crate::snapshot::route::{Hedge, RetryOn, RetryPolicy};
-use crate::telemetry::Record;
+use crate::telemetry::{Callee, Record, Served};
 use crate::time::Nanos;
 use crate::{grpc, http1};
 use http::header::HeaderName;
@@ -21,6 +21,7 @@ use http::{HeaderValue, Response, request};
 use smallvec::SmallVec;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
@@ -32,6 +33,8 @@ const CONNECT: RetryOn = RetryOn::PROVEN.with(RetryOn::CONNECT_FAILURE).with(Ret
 pub(super) struct Attempts<'a> {
     pub(super) conn: &'a Conn,
     pub(super) target: &'a Rc<Target>,
+    /// What it counts as.
+    pub(super) callee: &'a Arc<Callee>,
     pub(super) parts: &'a mut request::Parts,
     /// `None`: the request has no body.
     pub(super) replay: Option<&'a Replay>,
@@ -53,7 +56,7 @@ pub(super) struct Attempts<'a> {
 /// An endpoint's answer.
 pub(super) struct Answered {
     pub(super) response: Response<Body>,
-    pub(super) active: ActiveRequest,
+    pub(super) served: Option<Served>,
 }
 
 /// How one attempt, or several at once, ended.
@@ -61,7 +64,8 @@ pub(super) struct Flown {
     pub(super) result: Result<Response<Body>, Failure>,
     pub(super) endpoint: EndpointAddr,
     pub(super) priority: u8,
-    pub(super) active: ActiveRequest,
+    /// `None`: there is no answer, which is counted.
+    pub(super) served: Option<Served>,
 }
 
 impl Attempts<'_> {
@@ -85,7 +89,7 @@ impl Attempts<'_> {
                 Some(hedge) => Box::pin(self.race(hedge, chosen, &mut tried, exclude)).await?,
                 None => self.fly(chosen, retries, &tried, begun).await?,
             };
-            let Flown { result, endpoint, priority, active } = flown;
+            let Flown { result, endpoint, priority, served } = flown;
             let attempted = outcome(&result);
             // A refusal costs a round trip and says that the pod has gone. When a Deployment shrinks most of its
             // endpoints refuse at once, so the first refusal of each is no attempt: 4 of 5 refusing leave all attempts
@@ -94,18 +98,18 @@ impl Attempts<'_> {
             let policy = self.retry.filter(|policy| retry::condition(policy, attempted).is_some());
             let whole = self.replay.is_none_or(Replay::is_whole);
             let Some(policy) = policy.filter(|_| whole) else {
-                return result.map(|response| Answered { response, active });
+                return result.map(|response| Answered { response, served });
             };
             if !free && retries >= policy.attempts {
                 self.record.flags.insert(Flag::URX);
-                return result.map(|response| Answered { response, active });
+                return result.map(|response| Answered { response, served });
             }
             let Ok(permit) = ctx.pools.retry(self.conn.way(self.target, endpoint)) else {
                 self.record.flags.insert(Flag::UO);
-                return result.map(|response| Answered { response, active });
+                return result.map(|response| Answered { response, served });
             };
             // Dropping an answer resets its stream.
-            drop((result, active));
+            drop((result, served));
             ctx.recorder.metrics().retried();
             tried.push(endpoint);
             retries += u32::from(!free);
@@ -135,7 +139,7 @@ impl Attempts<'_> {
         let (endpoint, priority) = (chosen.addr(), chosen.priority);
         self.prepare(endpoint, begun);
         let body = self.body()?;
-        let active = chosen.start(begun);
+        let mut served = Some(self.served(chosen.start(begun), begun));
         let dialled = chosen.dialled();
         self.underway.push((chosen, begun));
         // Time is saved for another endpoint only where one may be asked.
@@ -143,14 +147,13 @@ impl Attempts<'_> {
             && self.target.cluster.has_other(endpoint, tried, begun);
         let way = Way { others, ..self.conn.way(self.target, dialled) };
         let result = {
-            let sent = attempt(self.conn, self.target, way, self.parts, body, &mut self.upgrade, self.inform);
+            let sent =
+                attempt(self.conn, self.target, way, self.parts, body, &mut self.upgrade, self.inform, &mut served);
             within(self.timeouts.per_try, pin!(sent)).await
         };
         self.underway.clear();
-        if let Some(ended) = ended(&result) {
-            active.finished(ended, Nanos::now());
-        }
-        Ok(Flown { result, endpoint, priority, active })
+        let served = landed(served, &result);
+        Ok(Flown { result, endpoint, priority, served })
     }
 
     /// The whole request's time is up: so says the detector of whoever has not begun to answer.
@@ -176,22 +179,49 @@ impl Attempts<'_> {
     pub(super) fn body(&self) -> Result<Body, Failure> {
         let Some(replay) = self.replay else { return Ok(Body::Empty) };
         // Whoever wants to repeat has made sure that the beginning is still there.
-        let reader = replay.reader(Some(Rc::clone(&self.record.series))).ok_or(Failure::ClientGone)?;
+        let reader = replay.reader().ok_or(Failure::ClientGone)?;
         Ok(Body::Replay(Box::new(reader)))
+    }
+
+    /// An attempt as its endpoint will see it.
+    pub(super) fn served(&self, active: ActiveRequest, begun: Nanos) -> Served {
+        let mut served = Served::new(&self.record.series, active, begun, self.record.grpc);
+        served.request(self.record.request_head, self.record.request.as_ref());
+        served
     }
 
     /// Counts the attempt, and tells its endpoint which one it is (Istio: `include_request_attempt_count`).
     pub(super) fn prepare(&mut self, endpoint: EndpointAddr, now: Nanos) {
         let conn = self.conn;
         self.endpoint = Some(endpoint);
+        let workload = || self.target.cluster.workload(endpoint);
         self.record.series =
-            conn.ctx.recorder.series(conn.source.workload.as_ref(), &self.target.service, Some(endpoint));
+            conn.ctx.recorder.series(conn.source.workload.as_ref(), self.callee, Some(endpoint), workload);
         self.record.attempts += 1;
+        self.record.asked.get_or_insert(now);
         if let Some(log) = &mut self.record.log {
-            log.asks(endpoint.addr(), now);
+            log.asks(endpoint.addr());
         }
         self.parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.record.attempts));
         self.timeouts.write(now.since(self.started), &mut self.parts.headers);
+    }
+}
+
+/// Tells endpoint and record how an attempt ended.
+pub(super) fn landed(served: Option<Served>, result: &Result<Response<Body>, Failure>) -> Option<Served> {
+    let mut served = served?;
+    if let Some(ended) = ended(result) {
+        served.active().finished(ended, Nanos::now());
+    }
+    match result {
+        Ok(response) => {
+            served.answered(response.status(), response.headers());
+            Some(served)
+        }
+        Err(failure) => {
+            served.failed(failure, was_sent(failure));
+            None
+        }
     }
 }
 

@@ -16,15 +16,15 @@ use crate::route::{self, cors, redirect, rewrite, split};
 use crate::snapshot::Protocol;
 use crate::snapshot::policy::Balancer;
 use crate::snapshot::route::{Action, BackendTo, Family, Forward, Route};
-use crate::telemetry::{DIRECT_RESPONSE, Record, VIA_UPSTREAM};
+use crate::telemetry::{Callee, DIRECT_RESPONSE, Meter, Record, VIA_UPSTREAM, request_head, response_head};
 use crate::time::Nanos;
 use crate::{grpc, http1};
 use http::header::SET_COOKIE;
 use http::{Request, Response, request};
-use http_body::Body as _;
 use smallvec::SmallVec;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Takes 1xx heads on their way to the client; `None` where the client's protocol has no way for them.
 pub(super) type Inform = Option<Box<dyn FnMut(Response<()>)>>;
@@ -39,22 +39,19 @@ pub(super) async fn exchange(conn: Rc<Conn>, request: Request<Body>, inform: Inf
     let routes = match conn.ctx.destinations.routes(&conn.source, &conn.wants, authority) {
         Ok(routes) => routes,
         Err(failure) => {
-            let service = failure.destination().into();
-            let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), &service, None);
-            let mut answer = Answer::new(Record::new(series, started), inside);
-            answer.record.log = conn.entry(&parts);
-            return answer.local(&failure, &parts, &service, None);
+            // A gateway's clients may say anything (Istio: `disable_host_header_fallback`).
+            let callee = Callee::undeclared(failure.destination(), Some(authority).filter(|_| inside));
+            let answer = Answer::new(&conn, &parts, started, &callee.into());
+            return answer.local(&failure, &parts, failure.destination(), None);
         }
     };
-    let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), &routes.service, None);
-    let mut answer = Answer::new(Record::new(series, started), inside);
-    answer.record.log = conn.entry(&parts);
+    let answer = Answer::new(&conn, &parts, started, &routes.callee);
     if conn.ctx.ledger.is_full() {
-        return answer.local(&LimitError::StalledBytes.into(), &parts, &routes.service, None);
+        return answer.local(&LimitError::StalledBytes.into(), &parts, &routes.callee.host, None);
     }
     match route::find(&routes.host, &facts(&conn, &routes), &route::Head::of(&parts)) {
         Some(route) => take(&conn, &routes, route, parts, body, inform, answer).await,
-        None => answer.local(&Failure::NoRoute, &parts, &routes.service, None),
+        None => answer.local(&Failure::NoRoute, &parts, &routes.callee.host, None),
     }
 }
 
@@ -72,9 +69,7 @@ async fn take(
     inform: Inform,
     mut answer: Answer,
 ) -> Response<Body> {
-    if let Some(log) = &mut answer.record.log {
-        log.route(&route.name);
-    }
+    answer.record.route = Some(Arc::clone(&route.name));
     let mut origin = None;
     if let Some(cors) = &route.cors {
         if let Some(fields) = cors::preflight(cors, &route::Head::of(&parts)) {
@@ -84,7 +79,7 @@ async fn take(
     }
     let mut response = match admit(conn, route, &mut answer).await {
         Err(failure) => {
-            let mut response = answer.local(&failure, &parts, &routes.service, None);
+            let mut response = answer.local(&failure, &parts, &routes.callee.host, None);
             if let (Failure::RateLimited { .. }, Some(limit)) = (&failure, &route.rate_limit) {
                 limit.response_headers.iter().for_each(|change| rewrite::apply_one(response.headers_mut(), change));
             }
@@ -97,7 +92,7 @@ async fn take(
                 let (facts, head) = (facts(conn, routes), route::Head::of(&parts));
                 match redirect::location(to, route.matcher.path.as_ref(), &facts, &head) {
                     Some(location) => answer.made(reply::redirect(to.status, location, &parts.headers)),
-                    None => answer.local(&Failure::BadRequest("malformed target"), &parts, &routes.service, None),
+                    None => answer.local(&Failure::BadRequest("malformed target"), &parts, &routes.callee.host, None),
                 }
             }
         },
@@ -147,7 +142,7 @@ async fn forward_to(
     let ctx = &conn.ctx;
     let Some(backend) = split::backend(forward, &mut ctx.rng.borrow_mut()) else {
         let failure = Failure::RefusedBackend(http::StatusCode::INTERNAL_SERVER_ERROR);
-        return answer.local(&failure, &parts, &routes.service, None);
+        return answer.local(&failure, &parts, &routes.callee.host, None);
     };
     let target = match &backend.to {
         BackendTo::Refused { status, .. } => Err(Failure::RefusedBackend(*status)),
@@ -160,9 +155,9 @@ async fn forward_to(
         Ok(target) => target,
         Err(Failure::NoCluster) if routes.host.family == Family::GatewayApi => {
             let failure = Failure::RefusedBackend(http::StatusCode::INTERNAL_SERVER_ERROR);
-            return answer.local(&failure, &parts, &routes.service, None);
+            return answer.local(&failure, &parts, &routes.callee.host, None);
         }
-        Err(failure) => return answer.local(&failure, &parts, &routes.service, None),
+        Err(failure) => return answer.local(&failure, &parts, &routes.callee.host, None),
     };
     let web = GrpcWeb::of(&parts.headers).filter(|_| matches!(target.protocol, Protocol::Grpc | Protocol::GrpcWeb));
     if let Some(web) = web {
@@ -177,11 +172,13 @@ async fn forward_to(
     if let Err(failure) = rewrite::request(&mut parts, route, forward, backend) {
         return answer.local(&failure, &parts, &target.name, None);
     }
-    let replay = (!matches!(body, Body::Empty)).then(|| Replay::new(body, ctx.settings.replay_bytes));
+    answer.record.grpc = grpc::is_grpc(&parts.headers);
+    answer.record.request = (!matches!(body, Body::Empty)).then(|| Rc::new(Meter::new(answer.record.grpc)));
+    let replay = answer.record.request.as_ref();
+    let replay = replay.map(|meter| Replay::new(body, ctx.settings.replay_bytes, Rc::clone(meter)));
     if let Some(log) = &mut answer.record.log {
         log.head(&parts);
-        log.cluster(&target.service, target.cluster.key());
-        replay.iter().for_each(|replay| replay.count(log.received()));
+        log.cluster(target.callee.cluster(), target.cluster.key());
     }
     for mirror in split::mirrors(forward, backend, &mut ctx.rng.borrow_mut()) {
         mirror::send(conn, mirror, routes.port, &parts, replay.as_ref());
@@ -191,6 +188,7 @@ async fn forward_to(
     let mut attempts = Attempts {
         conn,
         target: &target,
+        callee: if target.callee.undeclared { &routes.callee } else { &target.callee },
         parts: &mut parts,
         replay: replay.as_ref(),
         retry,
@@ -247,8 +245,13 @@ struct Answer {
 }
 
 impl Answer {
-    fn new(record: Record, inside: bool) -> Self {
-        Self { record, inside }
+    fn new(conn: &Conn, parts: &request::Parts, started: Nanos, callee: &Arc<Callee>) -> Self {
+        let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), callee, None, || None);
+        let mut record = Record::new(series, started);
+        record.grpc = grpc::is_grpc(&parts.headers);
+        record.request_head = request_head(parts);
+        record.log = conn.entry(parts);
+        Self { record, inside: !matches!(conn.wants, Wants::Gateway { .. }) }
     }
 
     /// An answer that is nobody's failure: a redirect, a direct response, a preflight.
@@ -286,19 +289,27 @@ impl Answer {
         self.record.code = Some(response.status());
         self.record.read_grpc_status(response.headers());
         self.record.complete = true;
+        self.record.response_head = response_head(response.headers());
+        if let Body::Full(text) = response.body() {
+            self.record.response.count(text);
+        }
         if let Some(log) = &mut self.record.log {
-            log.answers(response.headers(), response.body().size_hint().exact().unwrap_or(0));
+            log.answered(response.headers());
         }
     }
 
     /// An endpoint's answer; the record follows its body to the end.
     fn endpoints(mut self, answered: Answered, deadline: Deadline) -> Response<Body> {
-        let Answered { mut response, active } = answered;
+        let Answered { mut response, served } = answered;
+        self.record.served = served;
+        self.record.answered = Some(Nanos::now());
+        self.record.response_head = response_head(response.headers());
+        self.record.response = Meter::new(self.record.grpc);
         self.record.code = Some(response.status());
         self.record.details = VIA_UPSTREAM;
         self.record.read_grpc_status(response.headers());
         if let Some(log) = &mut self.record.log {
-            log.answered(response.headers(), Nanos::now());
+            log.answered(response.headers());
             response.extensions_mut().remove().into_iter().for_each(|ends| log.connected(ends));
         }
         if response.body().is_end() {
@@ -306,6 +317,6 @@ impl Answer {
             return response;
         }
         let record = self.record;
-        response.map(|body| Body::Observed(Box::new(Observed::new(body, record, active, deadline.into_sleep()))))
+        response.map(|body| Body::Observed(Box::new(Observed::new(body, record, deadline.into_sleep()))))
     }
 }

@@ -138,7 +138,7 @@ fn destination(
 fn refuse(conn: &Conn, stream: &TcpStream, why: &str) {
     tracing::debug!(client = %conn.ends.client, port = conn.wants.port(), why, "connection to a gateway refused");
     conn.ctx.recorder.metrics().trouble(Trouble::Detect);
-    conn.log_refused(&Failure::NoRoute, None);
+    conn.refused(&Failure::NoRoute, None);
     forward::reset(stream);
 }
 

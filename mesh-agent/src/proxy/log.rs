@@ -1,10 +1,11 @@
 //! What the access log is told of connections.
 
 use super::Conn;
-use crate::error::{Failure, Flags};
+use crate::error::Failure;
 use crate::listen::Wants;
 use crate::snapshot::{PortKey, ServiceName};
-use crate::telemetry::access_log::{Ended, Entry};
+use crate::telemetry::access_log::Entry;
+use crate::telemetry::{Callee, Passage};
 use crate::time::Nanos;
 use http::request;
 use std::sync::Arc;
@@ -28,34 +29,23 @@ impl Conn {
     }
 
     /// An opaque connection that goes nowhere.
-    pub(super) fn log_refused(&self, failure: &Failure, sni: Option<&Arc<str>>) {
-        let Some(mut entry) = self.opaque_entry(sni) else { return };
-        if *failure == Failure::UnknownHost {
-            let name = failure.destination();
+    pub(super) fn refused(&self, failure: &Failure, sni: Option<&Arc<str>>) {
+        let name = failure.destination();
+        let mut log = self.opaque_entry(sni);
+        if let Some(entry) = &mut log
+            && *failure == Failure::UnknownHost
+        {
             let port = PortKey::new(ServiceName::new("", name), self.wants.port());
             entry.cluster(&name.into(), &port.into());
         }
-        entry.end(&self.ended_by(failure));
+        self.ended_by(failure, &Callee::undeclared(name, None).into(), log);
     }
 
-    pub(super) fn ended_by(&self, failure: &Failure) -> Ended {
-        let (flags, details) = failure.closed();
-        self.ended(flags, details)
-    }
-
-    /// The end of an opaque connection.
-    pub(super) fn ended(&self, flags: Flags, details: &'static str) -> Ended {
-        Ended {
-            code: None,
-            grpc_status: None,
-            flags,
-            details: details.into(),
-            duration: Nanos::now().since(self.shown.opened),
-            answered: None,
-            received: self.shown.received(),
-            sent: self.shown.sent(),
-            attempts: 1,
-        }
+    /// Counts and logs an opaque connection that had no endpoint.
+    pub(super) fn ended_by(&self, failure: &Failure, callee: &Arc<Callee>, log: Option<Box<Entry>>) {
+        let series = self.ctx.recorder.series(self.source.workload.as_ref(), callee, None, || None);
+        let mut passage = Passage::new(series, Arc::clone(&self.shown), log);
+        (passage.flags, passage.details) = failure.closed();
     }
 
     fn begin(&self) -> Option<Box<Entry>> {

@@ -22,7 +22,7 @@ pub(super) fn send(conn: &Rc<Conn>, to: &Destination, port: u16, parts: &request
     };
     let body = match replay {
         None => Body::Empty,
-        Some(replay) => match replay.reader(None) {
+        Some(replay) => match replay.reader() {
             Some(reader) => Body::Replay(Box::new(reader)),
             None => return,
         },
@@ -35,9 +35,17 @@ pub(super) fn send(conn: &Rc<Conn>, to: &Destination, port: u16, parts: &request
         let sent = async {
             let chosen = chosen?;
             let active = chosen.start(Nanos::now());
-            let answer =
-                attempt(&conn, &target, conn.way(&target, chosen.dialled()), &parts, body, &mut None, &mut None)
-                    .await?;
+            let answer = attempt(
+                &conn,
+                &target,
+                conn.way(&target, chosen.dialled()),
+                &parts,
+                body,
+                &mut None,
+                &mut None,
+                &mut None,
+            )
+            .await?;
             let mut body = answer.into_body();
             while let Some(chunk) = poll_fn(|cx| body.poll_chunk(cx)).await {
                 if let Chunk::Data(data) = chunk? {

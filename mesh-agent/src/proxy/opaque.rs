@@ -12,15 +12,17 @@ use crate::forward::{self, ForwardError};
 use crate::listen::tls;
 use crate::snapshot::policy::{Balancer, HashKey};
 use crate::telemetry::access_log;
-use crate::telemetry::{ConnectionKind, Trouble};
+use crate::telemetry::{ConnectionKind, Passage, Trouble};
 use crate::time::Nanos;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use smallvec::SmallVec;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 /// An endpoint's connection and its place in the endpoint's count.
 pub(super) struct Connected {
@@ -106,12 +108,8 @@ pub(super) async fn serve_mesh(
 /// Ends a connection that goes nowhere: counted, and logged, as what it was for. `sni`: the name in its ClientHello.
 pub(super) fn refuse(conn: &Conn, failure: &Failure, sni: Option<&Arc<str>>, client: &TcpStream) {
     tracing::debug!(%failure, client = %conn.ends.client, to = %conn.ends.local, "connection refused");
-    let recorder = &conn.ctx.recorder;
-    recorder.metrics().trouble(Trouble::Upstream);
-    let series = recorder.tcp_series(conn.source.workload.as_ref(), &failure.destination().into(), None);
-    series.opened.add(1);
-    series.closed.add(1);
-    conn.log_refused(failure, sni);
+    conn.ctx.recorder.metrics().trouble(Trouble::Upstream);
+    conn.refused(failure, sni);
     forward::reset(client);
 }
 
@@ -122,7 +120,7 @@ pub(super) async fn serve(conn: &Rc<Conn>, target: &Target, mut client: Client, 
     conn.shown.set_speaks(Speaks::Opaque);
     let mut log = conn.opaque_entry(client.sni.as_ref());
     if let Some(log) = &mut log {
-        log.cluster(&target.service, target.cluster.key());
+        log.cluster(target.callee.cluster(), target.cluster.key());
     }
     let connected = match made {
         Some(connected) => Ok(connected),
@@ -131,7 +129,7 @@ pub(super) async fn serve(conn: &Rc<Conn>, target: &Target, mut client: Client, 
     let mut endpoint = match connected {
         Ok(connected) => connected,
         Err(failure) => {
-            failed(conn, target, &failure, log.as_deref());
+            failed(conn, target, &failure, log);
             return forward::reset(client.stream.socket());
         }
     };
@@ -140,28 +138,30 @@ pub(super) async fn serve(conn: &Rc<Conn>, target: &Target, mut client: Client, 
         log.connected(access_log::Connected { endpoint: endpoint.active.state().dialled().addr(), local });
     }
     let addr = endpoint.active.state().addr;
-    let series = conn.ctx.recorder.tcp_series(conn.source.workload.as_ref(), &target.service, Some(addr));
-    series.opened.add(1);
-    let moved = &*conn.shown;
+    let workload = || target.cluster.workload(addr);
+    let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), &target.callee, Some(addr), workload);
+    let mut passage = Passage::new(series, Arc::clone(&conn.shown), log);
     let settings = target.upstream.settings();
-    let forwarding = forward_bytes(&mut client, &mut endpoint.opaque.stream, settings.idle, moved);
-    let result = match settings.max_connection_age {
-        None => forwarding.await,
-        // An end like any other: both sides see the close.
-        Some(age) => tokio::time::timeout(age, forwarding).await.unwrap_or(Ok(())),
+    let stream = &mut endpoint.opaque.stream;
+    let mut forwarding = pin!(forward_bytes(&mut client, stream, settings.idle, &conn.shown));
+    let over = settings.max_connection_age.map(|age| Instant::now() + age);
+    let result = loop {
+        let report = Instant::now() + Passage::REPORT;
+        let next = over.map_or(report, |over| over.min(report));
+        match tokio::time::timeout_at(next, forwarding.as_mut()).await {
+            Ok(result) => break result,
+            // An end like any other: both sides see the close.
+            Err(_) if over.is_some_and(|over| over <= next) => break Ok(()),
+            Err(_) => passage.report(),
+        }
     };
-    series.received.add(moved.received());
-    series.sent.add(moved.sent());
-    series.closed.add(1);
-    if let Some(log) = &log {
-        let flags = match &result {
-            Ok(()) => Flags::NONE,
-            Err(ForwardError::Client(_)) => Flag::DC.into(),
-            Err(ForwardError::Endpoint(_)) => Flag::UC.into(),
-            Err(ForwardError::Idle(_)) => Flag::SI.into(),
-        };
-        log.end(&conn.ended(flags, ""));
-    }
+    passage.flags = match &result {
+        Ok(()) => Flags::NONE,
+        Err(ForwardError::Client(_)) => Flag::DC.into(),
+        Err(ForwardError::Endpoint(_)) => Flag::UC.into(),
+        Err(ForwardError::Idle(_)) => Flag::SI.into(),
+    };
+    drop(passage);
     match result {
         Ok(()) => {}
         Err(error @ (ForwardError::Idle(_) | ForwardError::Client(_) | ForwardError::Endpoint(_))) => {
@@ -171,12 +171,10 @@ pub(super) async fn serve(conn: &Rc<Conn>, target: &Target, mut client: Client, 
 }
 
 /// No endpoint could be connected.
-fn failed(conn: &Conn, target: &Target, failure: &Failure, log: Option<&access_log::Entry>) {
+fn failed(conn: &Conn, target: &Target, failure: &Failure, log: Option<Box<access_log::Entry>>) {
     tracing::debug!(%failure, to = %target.name, "no endpoint for an opaque connection");
     conn.ctx.recorder.metrics().trouble(Trouble::Upstream);
-    if let Some(log) = log {
-        log.end(&conn.ended_by(failure));
-    }
+    conn.ended_by(failure, &target.callee, log);
 }
 
 /// By the quick way where there is no TLS; whose socket fails, the other one is reset.
@@ -225,9 +223,9 @@ pub(super) async fn serve_undeclared(conn: &Rc<Conn>, mut client: TcpStream) {
         Err(failure) => {
             let mut log = conn.opaque_entry(None);
             if let Some(log) = &mut log {
-                log.cluster(&target.service, target.cluster.key());
+                log.cluster(target.callee.cluster(), target.cluster.key());
             }
-            failed(conn, &target, &failure, log.as_deref());
+            failed(conn, &target, &failure, log);
             return forward::reset(&client);
         }
     };
@@ -256,7 +254,7 @@ async fn race(
     client: &mut TcpStream,
     first: &mut BytesMut,
 ) -> Result<(Sniff, Option<Connected>), Failure> {
-    let mut connecting = std::pin::pin!(connect(conn, target));
+    let mut connecting = pin!(connect(conn, target));
     let closed = |_| Failure::ClientGone;
     if target.upstream.is_secured() {
         // What is spoken is agreed on in the handshake; and a server's session tickets are no word of the protocol.

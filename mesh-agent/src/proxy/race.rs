@@ -6,7 +6,7 @@
 
 use super::Conn;
 use super::attempt::attempt;
-use super::attempts::{Attempts, Flown, ended, outcome, within};
+use super::attempts::{Attempts, Flown, landed, outcome, within};
 use crate::addr::EndpointAddr;
 use crate::balance::{Chosen, Priorities};
 use crate::body::{Body, Replay};
@@ -15,7 +15,7 @@ use crate::destination::Target;
 use crate::error::Failure;
 use crate::policy::{hedge, retry};
 use crate::snapshot::route::Hedge;
-use crate::telemetry::Series;
+use crate::telemetry::{Series, Served};
 use crate::time::Nanos;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::request;
@@ -30,27 +30,26 @@ struct Flight<'a> {
     conn: &'a Conn,
     target: &'a Target,
     chosen: Chosen,
-    begun: Nanos,
     parts: request::Parts,
     body: Body,
     per_try: Option<Duration>,
-    series: Rc<Series>,
+    served: Served,
     /// Of all but the first.
     _permits: Option<(HedgePermit, Option<Permit>)>,
 }
 
 impl<'a> Flight<'a> {
     async fn fly(self) -> (Flown, Rc<Series>) {
-        let Self { conn, target, chosen, begun, parts, body, per_try, series, _permits } = self;
-        let endpoint = chosen.addr();
-        let active = chosen.start(begun);
+        let Self { conn, target, chosen, parts, body, per_try, served, _permits } = self;
+        let (endpoint, series, mut served) = (chosen.addr(), Rc::clone(served.series()), Some(served));
         let way = Way { others: true, ..conn.way(target, chosen.dialled()) };
         let (mut upgrade, mut inform) = (None, None);
         let result = {
-            let sent = attempt(conn, target, way, &parts, body, &mut upgrade, &mut inform);
+            let sent = attempt(conn, target, way, &parts, body, &mut upgrade, &mut inform, &mut served);
             within(per_try, pin!(sent)).await
         };
-        (Flown { result, endpoint, priority: chosen.priority, active }, series)
+        let served = landed(served, &result);
+        (Flown { result, endpoint, priority: chosen.priority, served }, series)
     }
 }
 
@@ -78,9 +77,6 @@ impl<'a> Attempts<'a> {
                 Some((flown, series)) = flights.next() => {
                     self.underway.retain(|(chosen, _)| chosen.addr() != flown.endpoint);
                     let now = Nanos::now();
-                    if let Some(ended) = ended(&flown.result) {
-                        flown.active.finished(ended, now);
-                    }
                     if flights.is_empty() || self.is_usable(&flown) {
                         self.underway.drain(..).for_each(|(loser, since)| loser.overtaken(since, now));
                         (self.endpoint, self.record.series) = (Some(flown.endpoint), series);
@@ -141,16 +137,16 @@ impl<'a> Attempts<'a> {
         self.prepare(chosen.addr(), begun);
         let body = self.body()?;
         self.underway.push((chosen.clone(), begun));
+        let served = self.served(chosen.start(begun), begun);
         Ok(Flight {
             conn: self.conn,
             target: self.target,
             chosen,
-            begun,
             parts: self.parts.clone(),
             body,
             // Where it only starts another attempt, it does not end this one.
             per_try: self.timeouts.per_try.filter(|_| !hedge.on_per_try_timeout),
-            series: Rc::clone(&self.record.series),
+            served,
             _permits: permits,
         })
     }

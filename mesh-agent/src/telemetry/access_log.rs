@@ -68,10 +68,14 @@ pub struct Ended {
     pub duration: Duration,
     /// From the request's head to the response's.
     pub answered: Option<Duration>,
+    /// The part of it that endpoints took.
+    pub upstream: Option<Duration>,
     /// Body bytes, from the client's point of view: `sent` went to it.
     pub received: u64,
     pub sent: u64,
     pub attempts: u32,
+    /// The route's name.
+    pub route: Option<Arc<str>>,
 }
 
 impl AccessLog {

@@ -12,6 +12,8 @@ pub struct External {
     name: String,
     help: String,
     label: Option<String>,
+    /// Labels that are always the same.
+    constant: Vec<(String, String)>,
     is_gauge: bool,
     desc: Desc,
     read: Box<Read>,
@@ -44,14 +46,25 @@ impl External {
         Self::family(name, help, label, true, Box::new(read))
     }
 
+    /// A gauge that is always 1: its labels say it all.
+    ///
+    /// # Errors
+    /// As [`External::new`].
+    pub fn constant(name: &str, help: &str, labels: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let mut family = Self::family(name, help, "", true, Box::new(|| vec![(String::new(), 1)]))?;
+        family.constant = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Ok(family)
+    }
+
     fn family(name: &str, help: &str, label: &str, is_gauge: bool, read: Box<Read>) -> anyhow::Result<Self> {
         let label = (!label.is_empty()).then(|| label.to_owned());
         let desc = Desc::new(name.to_owned(), help.to_owned(), label.iter().cloned().collect(), Default::default())?;
-        Ok(Self { name: name.to_owned(), help: help.to_owned(), label, is_gauge, desc, read })
+        let (name, help) = (name.to_owned(), help.to_owned());
+        Ok(Self { name, help, label, constant: Vec::new(), is_gauge, desc, read })
     }
 
     fn collect_as_is(&self) -> prometheus::Result<Vec<MetricFamily>> {
-        let opts = Opts::new(&self.name, &self.help);
+        let opts = Opts::new(&self.name, &self.help).const_labels(self.constant.iter().cloned().collect());
         let labels: Vec<&str> = self.label.iter().map(String::as_str).collect();
         let rows = (self.read)();
         let rows =

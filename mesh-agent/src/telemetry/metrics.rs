@@ -1,39 +1,25 @@
-//! The metric families.
+//! The agent's metrics: Istio's series, and a few families of its own in the prometheus crate's registry.
 
 use super::External;
-use super::peers::{CodeLabels, Labels, MOST_SERIES, Peer, Peers};
+use super::exposition::{self, Format};
+use super::labels::Who;
+use super::store::Store;
 use crate::time::Nanos;
-use prometheus::core::Collector;
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
-use rustc_hash::FxHashMap;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
-
-/// Upper bounds of latency buckets, milliseconds (Istio's, SEMANTICS §10), finer below one millisecond.
-const BUCKETS: [f64; 18] = [
-    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 60_000.0,
-    600_000.0,
-];
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Everything the data path counts. Shared by all threads.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: IntCounterVec,
-    pub(super) duration: HistogramVec,
-    pub(super) request_bytes: IntCounterVec,
-    pub(super) response_bytes: IntCounterVec,
-    pub(super) tcp_opened: IntCounterVec,
-    pub(super) tcp_closed: IntCounterVec,
-    pub(super) tcp_sent: IntCounterVec,
-    pub(super) tcp_received: IntCounterVec,
-    pub(super) retries: IntCounter,
+    store: Arc<Store>,
+    /// Recorders so far: each writes cells of its own.
+    recorders: AtomicUsize,
+    retries: IntCounter,
     hedges: IntCounter,
     active: IntGaugeVec,
     trouble: IntCounterVec,
-    overflow: IntCounter,
-    peers: Peers,
 }
 
 /// Kinds of downstream connections.
@@ -91,57 +77,42 @@ impl Trouble {
 }
 
 impl Metrics {
+    /// `most`: Istio's series, as Prometheus counts them.
+    ///
     /// # Errors
     /// None in practice: only two families of one name could fail.
-    pub fn new() -> anyhow::Result<Self> {
-        const PEER: [&str; 4] = ["source_namespace", "source_workload", "destination_service", "endpoint"];
-        let counters = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
-        let with = |more: &[&'static str]| [&PEER[..], more].concat();
+    pub fn new(most: usize) -> anyhow::Result<Self> {
         let metrics = Self {
             registry: Registry::new(),
-            requests: counters(
-                "undermesh_requests_total",
-                "HTTP and gRPC requests at their end; code 0: no answer was sent",
-                &with(&["code", "grpc_status", "response_flags"]),
+            store: Arc::new(Store::new(most)),
+            recorders: AtomicUsize::new(0),
+            retries: IntCounter::new("mesh_retries_total", "Attempts after the first one")?,
+            hedges: IntCounter::new("mesh_hedges_total", "Attempts beside a slow one")?,
+            active: IntGaugeVec::new(Opts::new("mesh_connections_active", "Open client connections"), &["protocol"])?,
+            trouble: IntCounterVec::new(
+                Opts::new("mesh_connection_errors_total", "Client connections that failed"),
+                &["reason"],
             )?,
-            duration: HistogramVec::new(
-                HistogramOpts::new("undermesh_request_duration_milliseconds", "From request head to response end")
-                    .buckets(BUCKETS.to_vec()),
-                &PEER,
-            )?,
-            request_bytes: counters("undermesh_request_body_bytes_total", "Body bytes sent to endpoints", &PEER)?,
-            response_bytes: counters("undermesh_response_body_bytes_total", "Body bytes from endpoints", &PEER)?,
-            tcp_opened: counters("undermesh_tcp_connections_opened_total", "Opaque connections", &PEER)?,
-            tcp_closed: counters("undermesh_tcp_connections_closed_total", "Opaque connections ended", &PEER)?,
-            tcp_sent: counters("undermesh_tcp_sent_bytes_total", "Opaque bytes to clients", &PEER)?,
-            tcp_received: counters("undermesh_tcp_received_bytes_total", "Opaque bytes from clients", &PEER)?,
-            retries: IntCounter::new("undermesh_retries_total", "Attempts after the first one")?,
-            hedges: IntCounter::new("undermesh_hedges_total", "Attempts beside a slow one")?,
-            active: IntGaugeVec::new(
-                Opts::new("undermesh_connections_active", "Open client connections"),
-                &["protocol"],
-            )?,
-            trouble: counters("undermesh_connection_errors_total", "Client connections that failed", &["reason"])?,
-            overflow: IntCounter::new("undermesh_metric_series_overflow_total", "Series refused by the budget")?,
-            peers: Peers::new(MOST_SERIES),
         };
-        for family in [
-            &metrics.requests,
-            &metrics.request_bytes,
-            &metrics.response_bytes,
-            &metrics.tcp_opened,
-            &metrics.tcp_closed,
-            &metrics.tcp_sent,
-            &metrics.tcp_received,
-            &metrics.trouble,
-        ] {
-            metrics.registry.register(Box::new(family.clone()))?;
-        }
-        metrics.registry.register(Box::new(metrics.duration.clone()))?;
+        metrics.registry.register(Box::new(metrics.trouble.clone()))?;
         metrics.registry.register(Box::new(metrics.active.clone()))?;
         metrics.registry.register(Box::new(metrics.retries.clone()))?;
         metrics.registry.register(Box::new(metrics.hedges.clone()))?;
-        metrics.registry.register(Box::new(metrics.overflow.clone()))?;
+        for (at, name, help) in [
+            (0, "mesh_metric_series", "Istio's series in use of the budget"),
+            (1, "mesh_metric_series_limit", "The budget (--metric-series)"),
+        ] {
+            let store = Arc::clone(&metrics.store);
+            let read = move || store.usage().get(at).map(|value| (String::new(), *value)).into_iter().collect();
+            metrics.register(External::gauge(name, help, "", read)?)?;
+        }
+        let store = Arc::clone(&metrics.store);
+        metrics.register(External::new(
+            "mesh_metric_series_overflow_total",
+            "How often a series was refused by the budget and counted under overflow",
+            "",
+            move || vec![(String::new(), store.usage()[2])],
+        )?)?;
         Ok(metrics)
     }
 
@@ -153,24 +124,18 @@ impl Metrics {
         Ok(self.registry.register(Box::new(external))?)
     }
 
-    /// All families in prometheus' text format.
-    pub fn gather_text(&self) -> String {
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    /// All families as text.
+    pub fn gather(&self, format: Format) -> String {
+        exposition::write(format, &self.registry.gather(), &self.store)
     }
 
-    /// What ended at each endpoint since the start, for `mesh-agent endpoints`: by (destination_service, endpoint).
-    pub fn endpoint_totals(&self) -> FxHashMap<(String, String), Totals> {
-        let mut totals: FxHashMap<_, Totals> = FxHashMap::default();
-        for metric in self.requests.collect().iter().flat_map(|family| family.get_metric()) {
-            let label = |name: &str| metric.get_label().iter().find(|l| l.name() == name).map_or("", |l| l.value());
-            let count = metric.get_counter().get_value() as u64;
-            let total =
-                totals.entry((label("destination_service").to_owned(), label("endpoint").to_owned())).or_default();
-            total.requests += count;
-            total.failures +=
-                if is_failure(label("code"), label("grpc_status"), label("response_flags")) { count } else { 0 };
-        }
-        totals
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The number of a new recorder.
+    pub(super) fn recorder(&self) -> usize {
+        self.recorders.fetch_add(1, Relaxed)
     }
 
     pub fn trouble(&self, what: Trouble) {
@@ -192,58 +157,10 @@ impl Metrics {
         ActiveConnection { gauge }
     }
 
-    /// Drops the series of endpoints that have gone. `alive` is told `destination_service` and `endpoint`; call it once a
-    /// minute or so.
-    pub fn sweep(&self, now: Nanos, alive: impl Fn(&str, &str) -> bool) {
-        for peer in self.peers.sweep(now, alive) {
-            let labels = peer.values();
-            // A family without a series under these labels says so: HTTP and opaque ones are apart.
-            let _ = self.duration.remove_label_values(&labels);
-            for family in [
-                &self.request_bytes,
-                &self.response_bytes,
-                &self.tcp_opened,
-                &self.tcp_closed,
-                &self.tcp_sent,
-                &self.tcp_received,
-            ] {
-                let _ = family.remove_label_values(&labels);
-            }
-            for codes in peer.codes().iter() {
-                let _ = self.requests.remove_label_values(&peer.with(codes));
-            }
-        }
+    /// Drops the series of what has gone. `alive` says whether the configuration knows it; call it once a minute or so.
+    pub fn sweep(&self, now: Nanos, alive: impl Fn(&Who) -> bool) {
+        self.store.sweep(now, alive);
     }
-
-    /// The label set to count under: its own, or that of overflow.
-    pub(super) fn peer(&self, labels: Labels) -> Arc<Peer> {
-        self.peers.admit(labels).unwrap_or_else(|overflow| {
-            self.overflow.inc();
-            overflow
-        })
-    }
-
-    /// The counter of requests that ended with these codes.
-    pub(super) fn requests(&self, peer: &Arc<Peer>, codes: &CodeLabels) -> IntCounter {
-        if self.peers.admit_codes(peer, codes) {
-            return self.requests.with_label_values(&peer.with(codes));
-        }
-        self.overflow.inc();
-        self.requests.with_label_values(&Peers::overflow_codes())
-    }
-}
-
-/// Requests that ended at one endpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub requests: u64,
-    /// Those for which the endpoint is to blame.
-    pub failures: u64,
-}
-
-/// The endpoint is to blame: 5xx; no answer although the client waited; or gRPC INTERNAL, UNAVAILABLE, DATA_LOSS.
-fn is_failure(code: &str, grpc_status: &str, flags: &str) -> bool {
-    code.starts_with('5') || (code == "0" && flags != "DC") || matches!(grpc_status, "13" | "14" | "15")
 }
 
 /// An open client connection.
@@ -255,16 +172,5 @@ pub struct ActiveConnection {
 impl Drop for ActiveConnection {
     fn drop(&mut self) {
         self.gauge.dec();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_failure;
-
-    #[test]
-    fn a_client_that_leaves_is_nobodys_failure() {
-        assert!(is_failure("503", "", "UF") && is_failure("200", "14", "-") && is_failure("0", "", "UC"));
-        assert!(!is_failure("0", "", "DC") && !is_failure("200", "5", "-") && !is_failure("404", "", "-"));
     }
 }

@@ -1,18 +1,31 @@
 //! Numbers about requests and connections.
 //!
-//! Place in the path: every exchange ends in one `Record`. Only user of the prometheus crate. Invariant: recording
-//! takes no lock and allocates nothing once a series exists; the number of series is bounded, what is beyond goes to
-//! series labelled `overflow`; those of endpoints that have gone go too.
+//! Place in the path: every exchange ends in one `Record`, every attempt that reached an endpoint in one `Served`, every
+//! opaque connection in one `Passage`; metrics and the access log are views of them. Only user of the prometheus crate.
+//! Invariant: recording takes no lock and allocates nothing once a series exists; the number of series is bounded, what
+//! is beyond goes to series labelled `overflow`; those of workloads that have gone go too.
 
 pub mod access_log;
+mod cells;
+mod exposition;
 mod external;
+mod labels;
+mod meter;
 mod metrics;
-mod peers;
+mod passage;
 mod record;
 mod series;
+mod served;
+mod store;
 
 pub use access_log::{AccessLog, Logger};
+pub use exposition::Format;
 pub use external::External;
-pub use metrics::{ConnectionKind, Metrics, Totals, Trouble};
+pub use labels::{Callee, Reporter, Who, canonical_revision, canonical_service};
+pub use meter::{Meter, request_head, response_head};
+pub use metrics::{ConnectionKind, Metrics, Trouble};
+pub use passage::Passage;
 pub use record::{DIRECT_RESPONSE, Record, VIA_UPSTREAM};
-pub use series::{Recorder, Series, TcpSeries};
+pub use series::{Recorder, Series};
+pub use served::Served;
+pub use store::{Family, MOST_SERIES};

@@ -1,20 +1,38 @@
 //! What one exchange was.
 
-use super::Series;
 use super::access_log::{Ended, Entry};
+use super::series::Request;
+use super::{Meter, Series, Served};
 use crate::error::{Flag, Flags, Outcome};
 use crate::grpc;
 use crate::time::Nanos;
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Filled in while the exchange runs, written to the metrics once: when it is dropped.
+/// One request, from its head to the end of its response. Filled in while it runs and read once, when it is dropped:
+/// metrics, the access log's line, and whatever else tells of requests, are views of it.
 #[derive(Debug)]
 pub struct Record {
-    /// Where it is counted; changes while attempts go to other endpoints.
+    /// Who asks whom: caller, Service, and, once an endpoint was chosen, its workload. Changes with the attempts.
     pub series: Rc<Series>,
+    /// The route's name.
+    pub route: Option<Arc<str>>,
+    /// When the request's head was there.
     pub started: Nanos,
+    /// When the first endpoint was chosen: until then the time was the agent's (limits, faults).
+    pub asked: Option<Nanos>,
+    /// When the head of the answer that counts was there; from `asked` on the time was the endpoints'.
+    pub answered: Option<Nanos>,
+    pub grpc: bool,
+    /// Bytes of the request's head.
+    pub request_head: u64,
+    /// The request's body; `None` where it has none.
+    pub request: Option<Rc<Meter>>,
+    pub response_head: u64,
+    /// The response's body, whoever made it.
+    pub response: Meter,
     /// HTTP status sent to the client; `None` where none was.
     pub code: Option<StatusCode>,
     /// `grpc-status`, from the head (trailers-only) or the trailers.
@@ -22,14 +40,16 @@ pub struct Record {
     /// Several where several things happened: `URX,UF`.
     pub flags: Flags,
     pub outcome: Outcome,
-    /// Body bytes from the endpoint.
-    pub received: u64,
     /// 1 where the first endpoint answered.
     pub attempts: u32,
     /// The exchange came to an end of its own; a record dropped without is a client that left.
     pub complete: bool,
     /// Envoy's `%RESPONSE_CODE_DETAILS%`; empty while there are none.
     pub details: &'static str,
+    /// The attempt whose answer counts.
+    pub served: Option<Served>,
+    /// The trace's id, where the request is sampled.
+    pub trace: Option<u128>,
     /// `None` while the access log is off.
     pub log: Option<Box<Entry>>,
 }
@@ -44,15 +64,24 @@ impl Record {
     pub fn new(series: Rc<Series>, started: Nanos) -> Self {
         Self {
             series,
+            route: None,
             started,
+            asked: None,
+            answered: None,
+            grpc: false,
+            request_head: 0,
+            request: None,
+            response_head: 0,
+            response: Meter::default(),
             code: None,
             grpc_status: None,
             flags: Flags::NONE,
             outcome: Outcome::Answered,
-            received: 0,
             attempts: 0,
             complete: false,
             details: "",
+            served: None,
+            trace: None,
             log: None,
         }
     }
@@ -77,8 +106,39 @@ impl Record {
         Nanos::now().since(self.started)
     }
 
-    fn ended(&self, log: &Entry) -> Ended {
-        let answered = log.answered_after(self.started);
+    /// From the request's head to the response's.
+    pub fn answered_after(&self) -> Option<Duration> {
+        Some(self.answered?.since(self.started))
+    }
+
+    /// What the endpoints took until the response's head, attempts that came to nothing included.
+    pub fn upstream_time(&self) -> Option<Duration> {
+        Some(self.answered?.since(self.asked?))
+    }
+
+    /// What the agent took before it asked: routes, limits, injected delays.
+    pub fn agent_time(&self) -> Option<Duration> {
+        Some(self.asked?.since(self.started))
+    }
+
+    /// Bytes of the request's body.
+    pub fn received(&self) -> u64 {
+        self.request.as_ref().map_or(0, |body| body.bytes())
+    }
+
+    fn counted(&self) -> Request {
+        Request {
+            code: (self.grpc, self.code, self.grpc_status, self.flags),
+            duration: self.elapsed(),
+            request_bytes: self.request_head + self.received(),
+            response_bytes: self.response_head + self.response.bytes(),
+            messages: [self.request.as_ref().map_or(0, |body| body.messages()), self.response.messages()],
+            trace: self.trace,
+        }
+    }
+
+    fn ended(&self, duration: Duration) -> Ended {
+        let answered = self.answered_after();
         let reset = self.details.strip_prefix("upstream_reset_before_response_started").filter(|_| answered.is_some());
         Ended {
             code: self.code.map(|code| code.as_u16()),
@@ -88,11 +148,13 @@ impl Record {
                 Some(how) => format!("upstream_reset_after_response_started{how}").into(),
                 None => self.details.into(),
             },
-            duration: self.elapsed(),
+            duration,
             answered,
-            received: log.received().get(),
-            sent: self.received + log.own_bytes(),
+            upstream: self.upstream_time(),
+            received: self.received(),
+            sent: self.response.bytes(),
             attempts: self.attempts,
+            route: self.route.clone(),
         }
     }
 }
@@ -102,9 +164,13 @@ impl Drop for Record {
         if !self.complete {
             self.abandoned();
         }
-        self.series.finish(self);
+        let counted = self.counted();
+        self.series.count(&counted);
+        if let Some(served) = self.served.take() {
+            served.passed_on(&counted);
+        }
         if let Some(log) = &self.log {
-            log.end(&self.ended(log));
+            log.end(&self.ended(counted.duration));
         }
     }
 }

@@ -1,214 +1,279 @@
-//! Handles on the counters of one (source, service, endpoint), found once and kept.
+//! Handles on the series of one caller, Service and endpoint, found once and kept.
 
-use super::peers::Peer;
-use super::{Metrics, Record};
+use super::cells::{Counter, Histogram};
+use super::labels::{Codes, Reporter, Who, coded, peers};
+use super::store::{Family, Labels};
+use super::{Callee, Metrics};
 use crate::addr::EndpointAddr;
 use crate::error::Flags;
-use crate::snapshot::Workload;
+use crate::snapshot::{Enrolment, Workload};
 use http::StatusCode;
-use prometheus::{Histogram, IntCounter};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// The endpoint of a request that never had one, the source of an explicit listener.
-const UNKNOWN: &str = "unknown";
+/// Handles one worker keeps; the network names Services, so their number is bounded.
+const KEPT: usize = 8192;
+
+/// Ways in which requests end that one handle keeps.
+const CODES: usize = 64;
 
 /// One worker's way to its series.
 #[derive(Debug)]
 pub struct Recorder {
     metrics: Arc<Metrics>,
-    http: RefCell<FxHashMap<Key, (Held, Rc<Series>)>>,
-    tcp: RefCell<FxHashMap<Key, (Held, Rc<TcpSeries>)>>,
+    worker: usize,
+    known: RefCell<FxHashMap<Key, Rc<Series>>>,
 }
 
-/// Addresses of the workload and the service name, which `Held` keeps from being used again.
+/// Addresses of the workload and the callee, which the series keeps from being used again.
 type Key = (usize, usize, Option<EndpointAddr>);
-type Held = (Option<Arc<Workload>>, Arc<str>);
 
-/// Counters of requests from one source to one endpoint of one service.
+/// Who asks whom, and where that is counted.
 #[derive(Debug)]
 pub struct Series {
     metrics: Arc<Metrics>,
-    peer: Arc<Peer>,
+    worker: usize,
+    /// `None`: an explicit listener's client.
+    pub caller: Option<Arc<Workload>>,
+    pub callee: Arc<Callee>,
+    /// The workload behind the endpoint, where one was chosen and is known.
+    pub endpoint: Option<Arc<Workload>>,
+    source: Side,
+    /// Where this agent acts for the endpoint too: a pod of its node, in the mesh.
+    destination: Option<Side>,
+}
+
+/// One reporter's series.
+#[derive(Debug)]
+struct Side {
+    reporter: Reporter,
+    peers: OnceCell<Labels>,
     /// Few: an endpoint answers with a handful of codes.
-    codes: RefCell<SmallVec<[(Code, IntCounter); 4]>>,
+    http: Found<Code, Http>,
+    messages: OnceCell<[Counter; 2]>,
+    tcp: Found<Flags, Tcp>,
+}
+
+type Found<K, V> = RefCell<SmallVec<[(K, Rc<V>); 2]>>;
+
+/// gRPC or not, HTTP status, gRPC status, flags.
+type Code = (bool, Option<StatusCode>, Option<u8>, Flags);
+
+#[derive(Debug)]
+struct Http {
+    requests: Counter,
     duration: Histogram,
-    request_bytes: IntCounter,
-    response_bytes: IntCounter,
+    request_bytes: Histogram,
+    response_bytes: Histogram,
 }
 
-type Code = (Option<StatusCode>, Option<u8>, Flags);
-
-/// Counters of opaque connections from one source to one endpoint of one service.
 #[derive(Debug)]
-pub struct TcpSeries {
-    pub opened: IntCounterHandle,
-    pub closed: IntCounterHandle,
+struct Tcp {
+    opened: Counter,
+    closed: Counter,
+    sent: Counter,
+    received: Counter,
+}
+
+/// What metrics say of a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Request {
+    pub(super) code: Code,
+    pub(super) duration: Duration,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    /// gRPC messages of the request and of the response.
+    pub(super) messages: [u64; 2],
+    /// For an exemplar.
+    pub(super) trace: Option<u128>,
+}
+
+/// What metrics say of a connection since they last did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moved {
+    pub opened: bool,
+    pub closed: bool,
     /// Bytes to the client.
-    pub sent: IntCounterHandle,
+    pub sent: u64,
     /// Bytes from the client.
-    pub received: IntCounterHandle,
-    _peer: Arc<Peer>,
-}
-
-/// A counter others may only add to.
-#[derive(Debug)]
-pub struct IntCounterHandle(IntCounter);
-
-impl IntCounterHandle {
-    pub fn add(&self, count: u64) {
-        self.0.inc_by(count);
-    }
+    pub received: u64,
+    pub flags: Flags,
 }
 
 impl Recorder {
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, http: RefCell::default(), tcp: RefCell::default() }
+        let worker = metrics.recorder();
+        Self { metrics, worker, known: RefCell::default() }
     }
 
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// Forgets handles, so that those of removed endpoints go; called when the configuration changes.
+    /// Forgets all handles; those in use are found again. Call it when the configuration changed.
     pub fn forget(&self) {
-        self.http.borrow_mut().clear();
-        self.tcp.borrow_mut().clear();
+        self.known.borrow_mut().clear();
     }
 
-    /// `endpoint`: `None` for a request that never had one.
-    pub fn series(
+    /// `endpoint`: where it goes, if anywhere, and what is known to be there.
+    pub fn series<'a>(
         &self,
-        source: Option<&Arc<Workload>>,
-        service: &Arc<str>,
+        caller: Option<&Arc<Workload>>,
+        callee: &Arc<Callee>,
         endpoint: Option<EndpointAddr>,
+        workload: impl FnOnce() -> Option<&'a Arc<Workload>>,
     ) -> Rc<Series> {
-        let key = key(source, service, endpoint);
-        if let Some((_, series)) = self.http.borrow().get(&key) {
+        let key = (caller.map_or(0, |w| Arc::as_ptr(w).addr()), Arc::as_ptr(callee).addr(), endpoint);
+        if let Some(series) = self.known.borrow().get(&key) {
             return Rc::clone(series);
         }
-        let peer = self.peer(source, service, endpoint);
-        let values = peer.values();
-        let metrics = &self.metrics;
+        let workload = endpoint.and_then(|_| workload().cloned());
+        let ours = workload.as_ref().is_some_and(|w| matches!(w.enrolment, Enrolment::Enrolled { .. }));
         let series = Rc::new(Series {
-            metrics: Arc::clone(metrics),
-            codes: RefCell::default(),
-            duration: metrics.duration.with_label_values(&values),
-            request_bytes: metrics.request_bytes.with_label_values(&values),
-            response_bytes: metrics.response_bytes.with_label_values(&values),
-            peer,
+            metrics: Arc::clone(&self.metrics),
+            worker: self.worker,
+            caller: caller.cloned(),
+            callee: Arc::clone(callee),
+            endpoint: workload,
+            source: Side::new(Reporter::Source),
+            destination: ours.then(|| Side::new(Reporter::Destination)),
         });
-        let held = (source.cloned(), Arc::clone(service));
-        self.http.borrow_mut().insert(key, (held, Rc::clone(&series)));
-        series
-    }
-
-    pub fn tcp_series(
-        &self,
-        source: Option<&Arc<Workload>>,
-        service: &Arc<str>,
-        endpoint: Option<EndpointAddr>,
-    ) -> Rc<TcpSeries> {
-        let key = key(source, service, endpoint);
-        if let Some((_, series)) = self.tcp.borrow().get(&key) {
-            return Rc::clone(series);
+        let mut known = self.known.borrow_mut();
+        if known.len() >= KEPT {
+            known.clear();
         }
-        let peer = self.peer(source, service, endpoint);
-        let values = peer.values();
-        let metrics = &self.metrics;
-        let series = Rc::new(TcpSeries {
-            opened: IntCounterHandle(metrics.tcp_opened.with_label_values(&values)),
-            closed: IntCounterHandle(metrics.tcp_closed.with_label_values(&values)),
-            sent: IntCounterHandle(metrics.tcp_sent.with_label_values(&values)),
-            received: IntCounterHandle(metrics.tcp_received.with_label_values(&values)),
-            _peer: peer,
-        });
-        let held = (source.cloned(), Arc::clone(service));
-        self.tcp.borrow_mut().insert(key, (held, Rc::clone(&series)));
+        known.insert(key, Rc::clone(&series));
         series
-    }
-
-    fn peer(&self, source: Option<&Arc<Workload>>, service: &Arc<str>, endpoint: Option<EndpointAddr>) -> Arc<Peer> {
-        let endpoint: Arc<str> = endpoint.map_or_else(|| UNKNOWN.into(), |addr| addr.to_string().into());
-        let (namespace, workload) = source.map_or_else(
-            || (UNKNOWN.into(), UNKNOWN.into()),
-            |w| (Arc::clone(&w.key.namespace), Arc::clone(&w.owner.name)),
-        );
-        self.metrics.peer([namespace, workload, Arc::clone(service), endpoint])
     }
 }
 
 impl Series {
-    /// Body bytes sent to the endpoint.
-    pub fn sent(&self, bytes: u64) {
-        self.request_bytes.inc_by(bytes);
+    /// A request ended, as the caller's side saw it.
+    pub(super) fn count(&self, request: &Request) {
+        self.source.count(self, request);
     }
 
-    pub(super) fn finish(&self, record: &Record) {
-        let code = (record.code, record.grpc_status, record.flags);
-        let mut codes = self.codes.borrow_mut();
-        match codes.iter().find(|(known, _)| *known == code) {
-            Some((_, counter)) => counter.inc(),
-            None => {
-                let counter = self.counter(code);
-                counter.inc();
-                codes.push((code, counter));
+    /// Whether this agent acts for the endpoint too.
+    pub(super) fn is_served(&self) -> bool {
+        self.destination.is_some()
+    }
+
+    /// As [`Self::count`], as the endpoint's side saw it.
+    pub(super) fn count_served(&self, request: &Request) {
+        if let Some(side) = &self.destination {
+            side.count(self, request);
+        }
+    }
+
+    /// What happened to an opaque connection since the last call; counted on both sides.
+    pub fn moved(&self, moved: &Moved) {
+        self.source.moved(self, moved);
+        if let Some(side) = &self.destination {
+            side.moved(self, moved);
+        }
+    }
+}
+
+impl Side {
+    fn new(reporter: Reporter) -> Self {
+        Self {
+            reporter,
+            peers: OnceCell::new(),
+            http: RefCell::default(),
+            messages: OnceCell::new(),
+            tcp: RefCell::default(),
+        }
+    }
+
+    fn count(&self, of: &Series, request: &Request) {
+        let http = self.http(of, request.code);
+        http.requests.add(1);
+        let micros = u64::try_from(request.duration.as_micros()).unwrap_or(u64::MAX);
+        http.duration.observe(micros, request.trace);
+        http.request_bytes.observe(request.request_bytes.saturating_mul(1000), None);
+        http.response_bytes.observe(request.response_bytes.saturating_mul(1000), None);
+        if request.code.0 {
+            let messages = self.messages.get_or_init(|| {
+                let labels = self.peers(of);
+                [Family::RequestMessages, Family::ResponseMessages].map(|family| self.counter(of, family, labels))
+            });
+            messages.iter().zip(request.messages).for_each(|(counter, count)| counter.add(count));
+        }
+    }
+
+    fn moved(&self, of: &Series, moved: &Moved) {
+        let tcp = self.tcp(of, moved.flags);
+        if moved.opened {
+            tcp.opened.add(1);
+        }
+        if moved.closed {
+            tcp.closed.add(1);
+        }
+        tcp.sent.add(moved.sent);
+        tcp.received.add(moved.received);
+    }
+
+    fn http(&self, of: &Series, code: Code) -> Rc<Http> {
+        let mut known = self.http.borrow_mut();
+        if let Some((_, http)) = known.iter().find(|(known, _)| *known == code) {
+            return Rc::clone(http);
+        }
+        let (grpc, status, grpc_status, flags) = code;
+        // Empty for what is not gRPC.
+        let response = (status.map_or(0, |status| status.as_u16()), grpc_status.filter(|_| grpc));
+        let protocol = if grpc { "grpc" } else { "http" };
+        let labels = self.coded(of, &Codes { protocol, response: Some(response), flags: &flags });
+        let histogram = |family| of.metrics.store().histogram(family, of.worker, self.reporter, &labels);
+        let http = Rc::new(Http {
+            requests: self.counter(of, Family::Requests, &labels),
+            duration: histogram(Family::Duration),
+            request_bytes: histogram(Family::RequestBytes),
+            response_bytes: histogram(Family::ResponseBytes),
+        });
+        // Servers choose codes: what they cannot do is fill memory with them.
+        if known.len() >= CODES {
+            known.clear();
+        }
+        known.push((code, Rc::clone(&http)));
+        http
+    }
+
+    fn tcp(&self, of: &Series, flags: Flags) -> Rc<Tcp> {
+        let mut known = self.tcp.borrow_mut();
+        if let Some((_, tcp)) = known.iter().find(|(known, _)| *known == flags) {
+            return Rc::clone(tcp);
+        }
+        let labels = self.coded(of, &Codes { protocol: "tcp", response: None, flags: &flags });
+        let tcp = Rc::new(Tcp {
+            opened: self.counter(of, Family::TcpOpened, &labels),
+            closed: self.counter(of, Family::TcpClosed, &labels),
+            sent: self.counter(of, Family::TcpSent, &labels),
+            received: self.counter(of, Family::TcpReceived, &labels),
+        });
+        known.push((flags, Rc::clone(&tcp)));
+        tcp
+    }
+
+    fn counter(&self, of: &Series, family: Family, labels: &Labels) -> Counter {
+        of.metrics.store().counter(family, of.worker, self.reporter, labels)
+    }
+
+    fn peers(&self, of: &Series) -> &Labels {
+        self.peers.get_or_init(|| {
+            let (caller, endpoint) = (of.caller.as_deref(), of.endpoint.as_deref());
+            Labels {
+                text: peers(self.reporter, caller, endpoint, &of.callee).into(),
+                who: Arc::new(Who::new(caller, endpoint, &of.callee)),
             }
-        }
-        self.duration.observe(record.elapsed().as_secs_f64() * 1e3);
-        if record.received > 0 {
-            self.response_bytes.inc_by(record.received);
-        }
+        })
     }
 
-    fn counter(&self, (status, grpc, flags): Code) -> IntCounter {
-        let grpc = grpc.map(|status| status.to_string()).unwrap_or_default();
-        let status = status.as_ref().map_or("0", StatusCode::as_str).to_owned();
-        self.metrics.requests(&self.peer, &[status, grpc, flags.to_string()])
-    }
-}
-
-fn key(source: Option<&Arc<Workload>>, service: &Arc<str>, endpoint: Option<EndpointAddr>) -> Key {
-    (source.map_or(0, |w| Arc::as_ptr(w).addr()), Arc::as_ptr(service).cast::<u8>().addr(), endpoint)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::time::Nanos;
-    use std::time::Duration;
-
-    #[test]
-    fn series_of_an_endpoint_that_has_gone_go_once_nobody_counts() {
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let recorder = Recorder::new(Arc::clone(&metrics));
-        let service: Arc<str> = "db.shop".into();
-        let addr = |last| Some(EndpointAddr::new(([10, 0, 0, last], 80).into()));
-        let running = Record::new(recorder.series(None, &service, addr(1)), Nanos::now());
-        for last in [1, 2] {
-            drop(Record::new(recorder.series(None, &service, addr(last)), Nanos::now()));
-            recorder.tcp_series(None, &service, addr(last)).opened.add(1);
-        }
-        recorder.forget();
-        // A day later the configuration names none of them.
-        let (now, later) = (Nanos::now(), Nanos::now().plus(Duration::from_secs(86_400)));
-        for at in [now, later] {
-            metrics.sweep(at, |_, _| false);
-        }
-        let text = metrics.gather_text();
-        assert!(!text.contains("10.0.0.2"), "{text}");
-        assert!(
-            text.contains(r#"requests_total{code="0",destination_service="db.shop",endpoint="10.0.0.1:80""#),
-            "{text}"
-        );
-        drop(running);
-        for at in [later, later.plus(Duration::from_secs(86_400))] {
-            metrics.sweep(at, |_, _| false);
-        }
-        let text = metrics.gather_text();
-        assert!(!text.contains("db.shop"), "{text}");
+    fn coded(&self, of: &Series, codes: &Codes<'_>) -> Labels {
+        let peers = self.peers(of);
+        Labels { text: coded(&peers.text, self.reporter, codes).into(), who: Arc::clone(&peers.who) }
     }
 }

@@ -21,7 +21,7 @@ use mesh_agent::snapshot::{
     Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, PortKey, Protocol, Service, ServiceName, ServicePort,
     Snapshot,
 };
-use mesh_agent::telemetry::Metrics;
+use mesh_agent::telemetry::{Format, MOST_SERIES, Metrics};
 use mesh_agent::worker::{Listening, Shared, Workers};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -55,7 +55,7 @@ impl Agent {
     pub fn of(snapshot: Snapshot, settings: Settings) -> Self {
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-            metrics: Arc::new(Metrics::new().expect("metric names are valid")),
+            metrics: Arc::new(Metrics::new(MOST_SERIES).expect("metric names are valid")),
             registry: Arc::new(Registry::default()),
             settings: Arc::new(settings),
             access_log: Arc::default(),
@@ -81,7 +81,7 @@ impl Agent {
 
     /// The value of the series whose line contains all of `parts`; 0 where there is none.
     pub fn metric(&self, parts: &[&str]) -> f64 {
-        let text = self.shared.metrics.gather_text();
+        let text = self.shared.metrics.gather(Format::Text);
         text.lines()
             .filter(|line| !line.starts_with('#') && parts.iter().all(|part| line.contains(part)))
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())

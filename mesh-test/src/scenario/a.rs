@@ -113,7 +113,7 @@ fn aborts(stage: &Stage, checks: &mut Checks) -> Result<()> {
         failed += seen.get("503").copied().unwrap_or(0);
         Ok(seen)
     })?;
-    let flagged = [("response_flags", "FI"), ("grpc_status", "14"), ("destination_service", WS002)];
+    let flagged = [("response_flags", "FI"), ("grpc_response_status", "14"), ("destination_service", WS002)];
     let after = stage.metrics_when(|now| now.requests_since(&before, &flagged) == failed)?;
     checks.equal("RPCs counted as grpc_status 14 with flag FI", &failed, &after.requests_since(&before, &flagged));
     Ok(())
@@ -156,7 +156,7 @@ fn breaker(stage: &Stage, checks: &mut Checks) -> Result<()> {
         "some 200, at least 5 % 503, nothing else",
         format!("{seen:?}"),
     );
-    let overflow = [("response_flags", "UO"), ("grpc_status", "14"), ("destination_service", WS002)];
+    let overflow = [("response_flags", "UO"), ("grpc_response_status", "14"), ("destination_service", WS002)];
     let after = stage.metrics_when(|now| now.requests_since(&before, &overflow) == refused)?;
     checks.equal("RPCs counted as grpc_status 14 with UO", &refused, &after.requests_since(&before, &overflow));
     Ok(())

@@ -285,7 +285,7 @@ fn faults_for_one(stage: &Stage, checks: &mut Checks) -> Result<()> {
     checks.equal(
         "requests counted with flag FI",
         &1,
-        &flagged.requests_since(&before, &[("response_flags", "FI"), ("code", "500")]),
+        &flagged.requests_since(&before, &[("response_flags", "FI"), ("response_code", "500")]),
     );
     let other = stage.get(&client, PAGE, &["--header", "cookie=user=anne"])?;
     let fine = other.status == 200 && !other.body.contains("unavailable");

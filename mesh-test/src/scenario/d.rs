@@ -76,7 +76,7 @@ fn aborts(stage: &Stage, checks: &mut Checks) -> Result<()> {
         failed += seen.get("503").copied().unwrap_or(0);
         Ok(seen)
     })?;
-    let flagged = [("response_flags", "FI"), ("code", "503")];
+    let flagged = [("response_flags", "FI"), ("response_code", "503")];
     let after = stage.metrics_when(|now| now.requests_since(&before, &flagged) == failed)?;
     checks.equal("requests counted as 503 with flag FI", &failed, &after.requests_since(&before, &flagged));
     Ok(())
@@ -120,7 +120,7 @@ fn timeouts(stage: &Stage, checks: &mut Checks) -> Result<()> {
     checks.within("slowest 200", (0.0, 1000.0), slow(200).fold(0.0, f64::max), " ms");
     let body = replies.iter().find(|reply| reply.status == 504).map_or("", |reply| reply.body.as_str());
     checks.begins("body of a 504", "upstream request timeout", body);
-    let flagged = [("response_flags", "UT"), ("code", "504")];
+    let flagged = [("response_flags", "UT"), ("response_code", "504")];
     let after = stage.metrics_when(|now| now.requests_since(&before, &flagged) == late)?;
     checks.equal("requests counted as 504 with flag UT", &late, &after.requests_since(&before, &flagged));
     Ok(())
@@ -140,8 +140,8 @@ fn breaker(stage: &Stage, checks: &mut Checks) -> Result<()> {
         let command = format!("fortio load -c {callers} -qps 0 -n {requests}");
         let promise = if callers == 2 { "more than half 200, the rest 503" } else { "at least 10 % 503, the rest 200" };
         checks.holds(all && kept, &format!("{command}: {what}"), promise, format!("{codes:?}"));
-        let overflow = [("code", "503"), ("response_flags", "UO"), ("destination_service", SERVICE)];
-        let fine = [("code", "200"), ("destination_service", SERVICE)];
+        let overflow = [("response_code", "503"), ("response_flags", "UO"), ("destination_service", SERVICE)];
+        let fine = [("response_code", "200"), ("destination_service", SERVICE)];
         let same = |now: &super::metrics::Metrics| {
             (now.requests_since(&before, &fine), now.requests_since(&before, &overflow))
         };
@@ -246,7 +246,7 @@ fn rate_limit(stage: &Stage, checks: &mut Checks) -> Result<()> {
     );
     let last = replies.last().map_or("", |reply| reply.body.as_str());
     checks.begins("body of a 429", "local_rate_limited", last);
-    let flagged = [("response_flags", "RL"), ("code", "429")];
+    let flagged = [("response_flags", "RL"), ("response_code", "429")];
     let after = stage.metrics_when(|now| now.requests_since(&before, &flagged) == 40)?;
     checks.equal("requests counted as 429 with flag RL", &40, &after.requests_since(&before, &flagged));
     Ok(())

@@ -86,7 +86,7 @@ fn registry_only(stage: &Stage, checks: &mut Checks) -> Result<()> {
     )?;
     let refused = replies.iter().filter(|reply| reply.status == 502).count();
     checks.equal("502s for tracker.example.com, of 5", &5, &refused);
-    let counted = [("code", "502"), ("destination_service", BLACK_HOLE)];
+    let counted = [("response_code", "502"), ("destination_service_name", BLACK_HOLE)];
     let after = stage.metrics_when(|now| now.requests_since(&before, &counted) == 5)?;
     checks.equal("requests counted as BlackHoleCluster", &5, &after.requests_since(&before, &counted));
     let reply = stage.get(&client, &format!("http://{tracker}:9999/"), &["--timeout-ms", "5000"])?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Where every agent serves them, in its node's namespace.
 const ADDRESS: &str = "127.0.0.1:15090";
-const REQUESTS: &str = "undermesh_requests_total";
+const REQUESTS: &str = "istio_requests_total";
 
 /// Counts by name and labels.
 #[derive(Clone, Debug, Default)]
@@ -53,9 +53,10 @@ impl Metrics {
         }
     }
 
-    /// Requests that ended since `before`, with these labels (all of them).
+    /// Requests that ended since `before`, as callers saw them, with these labels (all of them).
     pub(super) fn requests_since(&self, before: &Self, labels: &[(&str, &str)]) -> u64 {
-        (self.sum(REQUESTS, labels) - before.sum(REQUESTS, labels)).round() as u64
+        let labels = [&[("reporter", "source")], labels].concat();
+        (self.sum(REQUESTS, &labels) - before.sum(REQUESTS, &labels)).round() as u64
     }
 
     fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
@@ -70,17 +71,18 @@ mod tests {
 
     #[test]
     fn requests_are_summed_by_any_of_their_labels() {
-        let before = Metrics::parse("undermesh_requests_total{code=\"200\",response_flags=\"\"} 5\n");
+        let before = Metrics::parse("istio_requests_total{reporter=\"source\",response_code=\"200\"} 5\n");
         let after = Metrics::parse(
-            "HTTP/1.0 200 OK\n\n# TYPE undermesh_requests_total counter\n\
-             undermesh_requests_total{code=\"200\",endpoint=\"a\",response_flags=\"-\"} 7\n\
-             undermesh_requests_total{code=\"503\",endpoint=\"a\",response_flags=\"UO\"} 2\n\
-             undermesh_requests_total{code=\"503\",endpoint=\"b\",response_flags=\"UO,URX\"} 1\n\
-             undermesh_retries_total 4\n\
-             other_total{code=\"503\"} 9\n",
+            "HTTP/1.0 200 OK\n\n# TYPE istio_requests_total counter\n\
+             istio_requests_total{reporter=\"source\",response_code=\"200\",source_app=\"a\",response_flags=\"-\"} 7\n\
+             istio_requests_total{reporter=\"destination\",response_code=\"503\",response_flags=\"UO\"} 9\n\
+             istio_requests_total{reporter=\"source\",response_code=\"503\",source_app=\"a\",response_flags=\"UO\"} 2\n\
+             istio_requests_total{reporter=\"source\",response_code=\"503\",source_app=\"b\",response_flags=\"UO,URX\"} 1\n\
+             mesh_retries_total 4\n\
+             other_total{reporter=\"source\",response_code=\"503\"} 9\n",
         );
-        assert_eq!(after.requests_since(&before, &[("code", "503")]), 3);
-        assert_eq!(after.requests_since(&before, &[("code", "503"), ("response_flags", "UO")]), 2);
+        assert_eq!(after.requests_since(&before, &[("response_code", "503")]), 3);
+        assert_eq!(after.requests_since(&before, &[("response_code", "503"), ("response_flags", "UO")]), 2);
         assert_eq!(after.requests_since(&before, &[]), 5);
     }
 }

@@ -120,7 +120,7 @@ impl Proxies {
     async fn flags(&self) -> BTreeMap<String, u64> {
         let (_, _, text) = send(self.metrics, get("/metrics", "metrics"), false).await;
         let mut flags = BTreeMap::new();
-        for line in text.lines().filter(|line| line.starts_with("undermesh_requests_total{")) {
+        for line in text.lines().filter(|line| line.starts_with("istio_requests_total{")) {
             let flag = line.split_once("response_flags=\"").and_then(|(_, rest)| rest.split_once('"'));
             let count = line.rsplit_once(' ').and_then(|(_, count)| count.parse::<u64>().ok());
             *flags.entry(flag.expect("a label").0.to_owned()).or_default() += count.expect("a count");

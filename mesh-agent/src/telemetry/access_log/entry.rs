@@ -2,11 +2,9 @@
 
 use super::{Active, Ended, Logger};
 use crate::snapshot::ClusterKey;
-use crate::time::Nanos;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request};
 use smallvec::SmallVec;
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,19 +25,12 @@ pub struct Entry {
     /// `None`: an opaque connection.
     pub(super) head: Option<Head>,
     pub(super) server_name: Option<Arc<str>>,
-    pub(super) route: Option<Arc<str>>,
     /// Host and cluster that were chosen.
     pub(super) cluster: Option<(Arc<str>, ClusterKey)>,
     pub(super) endpoint: Option<SocketAddr>,
     pub(super) endpoint_local: Option<SocketAddr>,
-    pub(super) asked: Option<Nanos>,
-    pub(super) answered: Option<Nanos>,
     pub(super) response: Values,
     pub(super) trailers: Values,
-    /// Body bytes of an answer of the agent's own.
-    pub(super) own_bytes: u64,
-    /// Body bytes from the client; whoever reads them counts.
-    pub(super) received: Rc<Cell<u64>>,
 }
 
 /// A request's head. Everything in it is shared with the request, nothing copied.
@@ -78,16 +69,11 @@ impl Entry {
             local,
             head: None,
             server_name: None,
-            route: None,
             cluster: None,
             endpoint: None,
             endpoint_local: None,
-            asked: None,
-            answered: None,
             response: Values::new(),
             trailers: Values::new(),
-            own_bytes: 0,
-            received: Rc::default(),
         }
     }
 
@@ -111,20 +97,15 @@ impl Entry {
         self.server_name = name.cloned();
     }
 
-    pub fn route(&mut self, name: &Arc<str>) {
-        self.route = Some(Arc::clone(name));
-    }
-
     /// `host`: of the Service, or what stands for one.
     pub fn cluster(&mut self, host: &Arc<str>, key: &ClusterKey) {
         self.cluster = Some((Arc::clone(host), key.clone()));
     }
 
     /// An attempt begins; the last one counts.
-    pub fn asks(&mut self, endpoint: SocketAddr, now: Nanos) {
+    pub fn asks(&mut self, endpoint: SocketAddr) {
         self.endpoint = Some(endpoint);
         self.endpoint_local = None;
-        self.asked.get_or_insert(now);
     }
 
     /// Of hedged attempts, the one that won.
@@ -133,34 +114,13 @@ impl Entry {
         self.endpoint_local = ends.local;
     }
 
-    /// The endpoint's head.
-    pub fn answered(&mut self, headers: &HeaderMap, now: Nanos) {
-        self.answered = Some(now);
-        self.response = values(&self.active.format.wanted.response, headers);
-    }
-
-    /// The agent answers itself.
-    pub fn answers(&mut self, headers: &HeaderMap, bytes: u64) {
-        self.own_bytes = bytes;
+    /// The head of the response, whoever made it.
+    pub fn answered(&mut self, headers: &HeaderMap) {
         self.response = values(&self.active.format.wanted.response, headers);
     }
 
     pub fn trailers(&mut self, trailers: &HeaderMap) {
         self.trailers = values(&self.active.format.wanted.trailers, trailers);
-    }
-
-    /// From the request's head to the endpoint's.
-    pub(in crate::telemetry) fn answered_after(&self, started: Nanos) -> Option<Duration> {
-        self.answered.map(|answered| answered.since(started))
-    }
-
-    pub(in crate::telemetry) fn own_bytes(&self) -> u64 {
-        self.own_bytes
-    }
-
-    /// Where body bytes of the client are counted.
-    pub fn received(&self) -> Rc<Cell<u64>> {
-        Rc::clone(&self.received)
     }
 
     /// Writes the line.

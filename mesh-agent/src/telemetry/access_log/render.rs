@@ -194,10 +194,7 @@ fn of_field<'a>(field: &'a Field, entry: &'a Entry, ended: &'a Ended) -> Value<'
             ended.answered.map_or(Value::Absent, |answered| millis(ended.duration.saturating_sub(answered)))
         }
         // A header field to Envoy, and so a string.
-        Field::ServiceTime => match (entry.asked, entry.answered) {
-            (Some(asked), Some(answered)) => owned(answered.since(asked).as_millis().to_string()),
-            _ => Value::Absent,
-        },
+        Field::ServiceTime => ended.upstream.map_or(Value::Absent, |time| owned(time.as_millis().to_string())),
         Field::AttemptCount => Value::Number(u64::from(ended.attempts)),
         Field::UpstreamHost => address(entry.endpoint, Portion::Whole),
         Field::Upstream(part) => address(entry.endpoint, *part),
@@ -211,7 +208,7 @@ fn of_field<'a>(field: &'a Field, entry: &'a Entry, ended: &'a Ended) -> Value<'
         Field::ServerName => some(entry.server_name.as_deref()),
         Field::RouteName => {
             let undeclared = entry.cluster.as_ref().is_some_and(|(host, _)| **host == *PASSTHROUGH);
-            some(if undeclared && head.is_some() { Some(ALLOW_ANY) } else { entry.route.as_deref() })
+            some(if undeclared && head.is_some() { Some(ALLOW_ANY) } else { ended.route.as_deref() })
         }
         Field::GrpcStatus => match ended.grpc_status {
             None => Value::Absent,

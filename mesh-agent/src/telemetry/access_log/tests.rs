@@ -2,7 +2,6 @@ use super::*;
 use crate::error::Flag;
 use crate::snapshot::access_log::Encoding;
 use crate::snapshot::{ClusterKey, PortKey, ServiceName};
-use crate::time::Nanos;
 use http::{HeaderMap, HeaderValue, Request, request};
 use proptest::prelude::*;
 use std::path::Path;
@@ -25,12 +24,10 @@ fn example(format: Format, parts: &request::Parts) -> (Box<Entry>, Ended) {
     entry.head(parts);
     let key = ClusterKey { port: PortKey::new(ServiceName::new("foo", "httpbin"), 8000), subset: Some("v1".into()) };
     entry.cluster(&"httpbin.foo.svc.cluster.local".into(), &key);
-    entry.route(&"default".into());
     entry.server_name(Some(&"outbound_.8000_._.httpbin".into()));
-    entry.asks(addr("10.44.1.99:80"), Nanos(0));
-    entry.answered(&HeaderMap::new(), Nanos(3_900_000));
+    entry.asks(addr("10.44.1.99:80"));
+    entry.answered(&HeaderMap::new());
     entry.connected(Connected { endpoint: addr("10.44.1.27:80"), local: Some(addr("10.44.1.23:37652")) });
-    entry.received().set(12);
     let ended = Ended {
         code: Some(418),
         grpc_status: None,
@@ -38,9 +35,11 @@ fn example(format: Format, parts: &request::Parts) -> (Box<Entry>, Ended) {
         details: "via_upstream".into(),
         duration: Duration::from_micros(4_700),
         answered: Some(Duration::from_millis(4)),
+        upstream: Some(Duration::from_micros(3_900)),
         received: 12,
         sent: 135,
         attempts: 1,
+        route: Some("default".into()),
     };
     (entry, ended)
 }
@@ -163,9 +162,11 @@ fn begun(logger: &Rc<Logger>) -> (Box<Entry>, Ended) {
         details: "".into(),
         duration: Duration::ZERO,
         answered: None,
+        upstream: None,
         received: 0,
         sent: 0,
         attempts: 1,
+        route: None,
     };
     (entry, ended)
 }

@@ -1,0 +1,70 @@
+//! What one opaque connection was.
+
+use super::Series;
+use super::access_log::{Ended, Entry};
+use super::series::Moved;
+use crate::connections::Connection;
+use crate::error::{Flag, Flags};
+use crate::time::Nanos;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One connection whose bytes pass the agent. Counted as opened when it is made, as closed when it is dropped.
+#[derive(Debug)]
+pub struct Passage {
+    series: Rc<Series>,
+    /// Its bytes.
+    shown: Arc<Connection>,
+    told: Moved,
+    pub flags: Flags,
+    pub details: &'static str,
+    /// `None` while the access log is off.
+    pub log: Option<Box<Entry>>,
+}
+
+impl Passage {
+    /// How often a connection that goes on is counted (SEMANTICS §10).
+    pub const REPORT: Duration = Duration::from_secs(5);
+
+    pub fn new(series: Rc<Series>, shown: Arc<Connection>, log: Option<Box<Entry>>) -> Self {
+        series.moved(&Moved { opened: true, ..Moved::default() });
+        // Dropped before its end was told: the agent ends.
+        Self { series, shown, told: Moved::default(), flags: Flag::DC.into(), details: "", log }
+    }
+
+    /// Counts what moved since the last call.
+    pub fn report(&mut self) {
+        let moved = self.since(Flags::NONE, false);
+        self.series.moved(&moved);
+    }
+
+    fn since(&mut self, flags: Flags, closed: bool) -> Moved {
+        let (sent, received) = (self.shown.sent(), self.shown.received());
+        let former = std::mem::replace(&mut self.told, Moved { sent, received, ..Moved::default() });
+        let (sent, received) = (sent.wrapping_sub(former.sent), received.wrapping_sub(former.received));
+        Moved { opened: false, closed, sent, received, flags }
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        let moved = self.since(self.flags, true);
+        self.series.moved(&moved);
+        if let Some(log) = &self.log {
+            log.end(&Ended {
+                code: None,
+                grpc_status: None,
+                flags: self.flags,
+                details: self.details.into(),
+                duration: Nanos::now().since(self.shown.opened),
+                answered: None,
+                upstream: None,
+                received: self.shown.received(),
+                sent: self.shown.sent(),
+                attempts: 1,
+                route: None,
+            });
+        }
+    }
+}
