@@ -68,6 +68,7 @@ mod tests {
             touched_workloads: Vec::new(),
             touched_hosts: Vec::new(),
             touched_scopes: false,
+            touched_telemetry: false,
             touched_gateways: false,
             diagnostics: Vec::new(),
         };

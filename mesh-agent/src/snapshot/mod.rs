@@ -7,6 +7,7 @@
 //! The maps are persistent (structure-sharing): a change costs what it touches, whatever the number of services.
 
 pub mod access_log;
+pub mod cel;
 mod egress;
 pub mod gateway;
 mod l4;
@@ -17,6 +18,7 @@ pub mod policy;
 pub mod route;
 mod service;
 mod table;
+pub mod telemetry;
 mod workload;
 
 pub use egress::{EgressListener, EgressScope, OutboundPolicy, ScopedHost, ScopedNamespace, covers_host};
@@ -69,6 +71,8 @@ pub struct Snapshot {
     gateways: Map<WorkloadKey, Arc<gateway::Gateway>>,
     /// By namespace, in order of age.
     sidecars: Map<Arc<str>, Arc<[Arc<EgressScope>]>>,
+    /// As above.
+    telemetries: Map<Arc<str>, Arc<[Arc<telemetry::Telemetry>]>>,
 }
 
 /// What an original destination is, as the configuration knows it.
@@ -140,6 +144,7 @@ impl Snapshot {
             && self.l4_hosts == other.l4_hosts
             && self.policies == other.policies
             && self.sidecars == other.sidecars
+            && self.telemetries == other.telemetries
             && self.gateways == other.gateways
     }
 
@@ -278,6 +283,19 @@ impl Snapshot {
             self.sidecars.remove(namespace);
         } else {
             self.sidecars.insert(Arc::clone(namespace), scopes.into());
+        }
+    }
+
+    pub fn telemetries_of(&self, namespace: &str) -> &[Arc<telemetry::Telemetry>] {
+        self.telemetries.get(namespace).map_or(&[], |all| &all[..])
+    }
+
+    /// All of a namespace's Telemetry objects in order of age.
+    pub fn set_telemetries(&mut self, namespace: &Arc<str>, all: Vec<Arc<telemetry::Telemetry>>) {
+        if all.is_empty() {
+            self.telemetries.remove(namespace);
+        } else {
+            self.telemetries.insert(Arc::clone(namespace), all.into());
         }
     }
 

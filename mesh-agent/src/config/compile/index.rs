@@ -38,6 +38,8 @@ pub(super) struct Dirty {
     pub(super) request_policies: BTreeSet<ObjectKey>,
     /// Namespaces whose Sidecars changed.
     pub(super) sidecars: BTreeSet<Arc<str>>,
+    /// Namespaces whose Telemetry objects changed.
+    pub(super) telemetries: BTreeSet<Arc<str>>,
     /// Of both families.
     pub(super) gateways: BTreeSet<ObjectKey>,
     /// Some GatewayClass changed.
@@ -60,10 +62,11 @@ pub(super) struct Index {
     pods_with: FxHashMap<NamespacedLabel, BTreeSet<PodName>>,
     /// Services under the first pair of their selector.
     selecting: FxHashMap<NamespacedLabel, BTreeSet<ServiceName>>,
-    /// By namespace: ServiceEntries with a `workloadSelector`, WorkloadEntries, Sidecars.
+    /// By namespace: ServiceEntries with a `workloadSelector`, WorkloadEntries, Sidecars, Telemetry objects.
     selecting_entries: FxHashMap<Arc<str>, BTreeSet<ObjectKey>>,
     workload_entries: FxHashMap<Arc<str>, BTreeSet<ObjectKey>>,
     sidecars: FxHashMap<Arc<str>, BTreeSet<ObjectKey>>,
+    telemetries: FxHashMap<Arc<str>, BTreeSet<ObjectKey>>,
 }
 
 impl Index {
@@ -123,7 +126,16 @@ impl Index {
 
     /// A namespace's Sidecars, oldest first.
     pub(super) fn sidecars(&self, namespace: &Arc<str>) -> Vec<&Arc<Resource>> {
-        let all = self.sidecars.get(namespace).into_iter().flatten().filter_map(|key| self.objects.get(key));
+        self.by_age(&self.sidecars, namespace)
+    }
+
+    /// A namespace's Telemetry objects, oldest first.
+    pub(super) fn telemetries(&self, namespace: &Arc<str>) -> Vec<&Arc<Resource>> {
+        self.by_age(&self.telemetries, namespace)
+    }
+
+    fn by_age(&self, of: &FxHashMap<Arc<str>, BTreeSet<ObjectKey>>, namespace: &Arc<str>) -> Vec<&Arc<Resource>> {
+        let all = of.get(namespace).into_iter().flatten().filter_map(|key| self.objects.get(key));
         let mut all: Vec<_> = all.collect();
         all.sort_by_cached_key(|r| Age::of(r));
         all
@@ -182,6 +194,9 @@ impl Index {
             Object::Sidecar(_) => {
                 self.sidecars.entry(Arc::clone(namespace)).or_default().insert(r.key.clone());
             }
+            Object::Telemetry(_) => {
+                self.telemetries.entry(Arc::clone(namespace)).or_default().insert(r.key.clone());
+            }
             _ => {}
         }
     }
@@ -216,6 +231,7 @@ impl Index {
             Object::ServiceEntry(_) => discard(&mut self.selecting_entries, namespace, &r.key),
             Object::WorkloadEntry(_) => discard(&mut self.workload_entries, namespace, &r.key),
             Object::Sidecar(_) => discard(&mut self.sidecars, namespace, &r.key),
+            Object::Telemetry(_) => discard(&mut self.telemetries, namespace, &r.key),
             _ => {}
         }
     }
@@ -252,6 +268,9 @@ impl Index {
             Object::WorkloadEntry(_) => dirty.service_entries.extend(self.entries_selecting(r, entry_labels(r))),
             Object::Sidecar(_) => {
                 dirty.sidecars.insert(Arc::clone(&r.key.namespace));
+            }
+            Object::Telemetry(_) => {
+                dirty.telemetries.insert(Arc::clone(&r.key.namespace));
             }
             Object::RequestPolicy(_) => {
                 dirty.request_policies.insert(r.key.clone());

@@ -22,6 +22,7 @@ mod scopes;
 mod service;
 mod service_entry;
 mod sidecar;
+mod telemetry;
 mod traffic;
 mod traffic_policy;
 mod workload;
@@ -71,6 +72,8 @@ pub struct Update {
     pub touched_hosts: Vec<Arc<str>>,
     /// Whether Sidecars or what holds for the whole mesh are different.
     pub touched_scopes: bool,
+    /// Something else is counted, logged or traced.
+    pub touched_telemetry: bool,
     /// Some gateway pod does something else.
     pub touched_gateways: bool,
     /// Those that this batch brought up; [`Compiler::diagnostics`] has all.
@@ -81,6 +84,7 @@ impl Update {
     /// Whether the snapshot differs from the one before.
     pub fn is_change(&self) -> bool {
         self.touched_scopes
+            || self.touched_telemetry
             || self.touched_gateways
             || !self.touched_services.is_empty()
             || !self.touched_workloads.is_empty()
@@ -168,6 +172,7 @@ impl Compiler {
         self.relocate(&changes.moved);
         let mut news = Vec::new();
         let touched_scopes = self.apply_scopes(&mut dirty, &mut news);
+        let touched_telemetry = self.apply_telemetry(&dirty, &mut news);
         let touched_workloads = self.apply_workloads(&mut dirty, &mut news);
         let (touched_hosts, touched_gateways) = self.apply_traffic(&dirty, &touched_workloads, &mut news);
         let touched_services = self.apply_services(dirty, &mut news);
@@ -177,6 +182,7 @@ impl Compiler {
             touched_workloads,
             touched_hosts,
             touched_scopes,
+            touched_telemetry,
             touched_gateways,
             diagnostics: news,
         };

@@ -13,6 +13,7 @@ mod gateways;
 mod property;
 mod routes;
 mod scale;
+mod telemetry;
 mod traffic_scale;
 
 fn settings() -> Settings {

@@ -50,6 +50,7 @@ kinds! {
     ServiceEntry "ServiceEntry" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
     WorkloadEntry "WorkloadEntry" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
     Sidecar "Sidecar" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];
+    Telemetry "Telemetry" Namespaced ["telemetry.istio.io/v1" "telemetry.istio.io/v1alpha1"];
     ConfigMap "ConfigMap" Namespaced ["v1"];
     RequestPolicy "RequestPolicy" Namespaced ["undermesh.dev/v1alpha1"];
     IstioGateway "Gateway.networking.istio.io" Namespaced ["networking.istio.io/v1" "networking.istio.io/v1beta1" "networking.istio.io/v1alpha3"];

@@ -59,6 +59,7 @@ pub enum Object {
     ServiceEntry(Box<istio::service_entry::ServiceEntry>),
     WorkloadEntry(Box<istio::service_entry::WorkloadEntry>),
     Sidecar(Box<istio::sidecar::Sidecar>),
+    Telemetry(Box<istio::telemetry::Telemetry>),
     IstioGateway(Box<istio::gateway::Gateway>),
     ConfigMap(Box<mesh_config::ConfigMap>),
     RequestPolicy(Box<request_policy::RequestPolicy>),

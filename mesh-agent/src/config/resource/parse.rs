@@ -273,6 +273,7 @@ fn read(kind: Kind, value: &Value) -> Result<(Meta, Object), Failure> {
         Kind::ServiceEntry => Object::ServiceEntry(from_value(value)?),
         Kind::WorkloadEntry => Object::WorkloadEntry(from_value(value)?),
         Kind::Sidecar => Object::Sidecar(from_value(value)?),
+        Kind::Telemetry => Object::Telemetry(from_value(value)?),
         Kind::IstioGateway => Object::IstioGateway(from_value(value)?),
         Kind::ConfigMap => Object::ConfigMap(from_value(value)?),
         Kind::RequestPolicy => Object::RequestPolicy(from_value(value)?),

@@ -111,6 +111,7 @@ pub(crate) fn fields(kind: Kind) -> &'static [Field] {
         Kind::ServiceEntry => istio::service_entry::FIELDS,
         Kind::WorkloadEntry => istio::service_entry::WORKLOAD_ENTRY_FIELDS,
         Kind::Sidecar => istio::sidecar::FIELDS,
+        Kind::Telemetry => istio::telemetry::FIELDS,
         Kind::IstioGateway => istio::gateway::FIELDS,
         Kind::ConfigMap => CONFIG_MAP,
         Kind::RequestPolicy => request_policy::FIELDS,

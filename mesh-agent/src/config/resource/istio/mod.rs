@@ -5,5 +5,6 @@ pub mod destination_rule;
 pub mod gateway;
 pub mod service_entry;
 pub mod sidecar;
+pub mod telemetry;
 pub mod virtual_service;
 pub mod wire;
