@@ -266,7 +266,7 @@ impl Run {
                     Arc::clone(&self.upstreams),
                 ),
                 pools: Rc::new(Pools::new(Arc::clone(&self.ledger), Arc::clone(&self.upstreams))),
-                recorder: Recorder::new(Arc::clone(&self.shared.metrics)),
+                recorder: Recorder::new(Arc::clone(&self.shared.metrics), Arc::clone(&self.shared.snapshot)),
                 log: Rc::new(Logger::new(Arc::clone(&self.shared.access_log))),
                 settings: Arc::clone(&self.shared.settings),
                 ledger: Arc::clone(&self.ledger),

@@ -16,7 +16,7 @@ const MOST_MEMORY: usize = 32 << 20;
 #[test]
 fn a_million_hosts_cost_no_more_than_the_budget() {
     let metrics = Arc::new(Metrics::new(MOST_SERIES).unwrap());
-    let recorder = Recorder::new(Arc::clone(&metrics));
+    let recorder = Recorder::new(Arc::clone(&metrics), Arc::default());
     let before = ALLOC.current_usage();
     ALLOC.reset_peak_usage();
     for number in 0..HOSTS {

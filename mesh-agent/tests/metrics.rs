@@ -4,20 +4,30 @@ mod support;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use mesh_agent::addr::OrigDst;
 use mesh_agent::config::compile;
 use mesh_agent::config::resource::parse::parse;
+use mesh_agent::listen::Pod;
 use mesh_agent::settings::Settings;
 use mesh_agent::snapshot::Snapshot;
+use mesh_agent::worker::Listening;
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use support::log_file::LogFile;
 use support::{Agent, Client, endpoint, grpc, message, send_all, soon, trailers};
 
 /// Requests of each kind; there are six kinds.
 const EACH: u64 = 1_000;
 const CLIENTS: u64 = 10;
+
+/// Who asks.
+const WEB: &str = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: default, uid: w, labels: {app: web}, \
+                   annotations: {undermesh.dev/netns: /none}}\nstatus: {phase: Running, podIPs: [{ip: 10.9.9.9}]}\n";
 
 /// What servers saw: attempts by kind; and who waits for an answer that does not come.
 #[derive(Default)]
@@ -27,7 +37,7 @@ struct Seen {
 }
 
 /// The Service `default/echo` with two pods of this node in the mesh, and rules for each kind of request.
-fn snapshot(endpoints: &[SocketAddr]) -> Snapshot {
+fn snapshot(endpoints: &[SocketAddr], more: &str) -> Snapshot {
     let pods = endpoints.iter().enumerate().map(|(i, addr)| {
         format!(
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: echo-{i}, namespace: default, uid: u{i}, labels: \
@@ -49,7 +59,7 @@ fn snapshot(endpoints: &[SocketAddr]) -> Snapshot {
            route: [{{destination: {{host: echo}}}}]}}, \
          {{match: [{{uri: {{prefix: /retry}}}}], retries: {{attempts: 2, retryOn: unavailable}}, \
            route: [{{destination: {{host: echo}}}}]}}, \
-         {{route: [{{destination: {{host: echo}}}}], retries: {{attempts: 0}}}}]}}\n{}",
+         {{route: [{{destination: {{host: echo}}}}], retries: {{attempts: 0}}}}]}}\n{WEB}{}{more}",
         pods.collect::<String>()
     );
     let parsed = parse(&Path::new("metrics.yaml").into(), &yaml);
@@ -57,6 +67,24 @@ fn snapshot(endpoints: &[SocketAddr]) -> Snapshot {
     let settings = compile::Settings { node: "".into(), cluster_domain: "cluster.local".into() };
     let (snapshot, _) = compile::compile(settings, parsed.resources.into_iter().map(Arc::new));
     Arc::try_unwrap(snapshot).unwrap_or_else(|_| panic!("nobody else holds it"))
+}
+
+/// Takes connections as if they were the pod `web`'s to the Service.
+fn captured(agent: &Agent) -> (SocketAddr, Listening) {
+    let snapshot = agent.shared.snapshot.load();
+    let workload = snapshot.workloads().find(|workload| &*workload.key.name == "web").expect("the pod");
+    let pod = Pod {
+        workload: Arc::clone(workload),
+        cookie: 1,
+        find_flow: Arc::new(|_, _| Some(OrigDst::new(([10, 96, 0, 1], 80).into()))),
+        open_socket: Arc::new(|to, _| {
+            let socket = Socket::new(Domain::for_address(to.addr()), Type::STREAM, None);
+            Box::pin(std::future::ready(socket.map(std::os::fd::OwnedFd::from)))
+        }),
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let addr = listener.local_addr().expect("bound");
+    (addr, agent.workers.serve_captured(vec![listener], Arc::new(pod)))
 }
 
 async fn server(seen: &Arc<Seen>) -> SocketAddr {
@@ -133,8 +161,9 @@ async fn ask(agent: SocketAddr, seen: Arc<Seen>, number: u64) -> BTreeMap<String
 async fn both_reporters_count_what_client_and_servers_do() {
     let seen = Arc::new(Seen::default());
     let endpoints = [server(&seen).await, server(&seen).await];
-    let agent = Agent::of(snapshot(&endpoints), Settings::default());
-    let clients: Vec<_> = (0..CLIENTS).map(|n| tokio::spawn(ask(agent.addr, Arc::clone(&seen), n))).collect();
+    let agent = Agent::of(snapshot(&endpoints, ""), Settings::default());
+    let (addr, _listening) = captured(&agent);
+    let clients: Vec<_> = (0..CLIENTS).map(|n| tokio::spawn(ask(addr, Arc::clone(&seen), n))).collect();
     let mut got: BTreeMap<String, u64> = BTreeMap::new();
     for client in clients {
         let part = tokio::time::timeout(Duration::from_secs(60), client).await.expect("in time").unwrap();
@@ -175,7 +204,7 @@ async fn both_reporters_count_what_client_and_servers_do() {
     assert_eq!(destination(&[&grpc("14"), "response_flags=\"-\""]), 2 * EACH, "unavailable, and first attempts");
     assert_eq!(destination(&["response_flags=\"UR\""]), EACH);
     assert_eq!(destination(&["response_flags=\"DC\"", "response_code=\"0\""]), EACH);
-    assert_eq!(destination(&["source_workload=\"unknown\"", "destination_app=\"echo\""]), 6 * EACH);
+    assert_eq!(destination(&["source_workload=\"web\"", "destination_app=\"echo\""]), 6 * EACH);
     let by_version = ["v0", "v1"].map(|v| destination(&[&format!("destination_version=\"{v}\"")]));
     assert!(by_version.iter().all(|count| *count > 2 * EACH), "{by_version:?}");
 
@@ -188,4 +217,40 @@ async fn both_reporters_count_what_client_and_servers_do() {
             assert_eq!(counted(reporter, &format!("{histogram}_count"), &[]), 6 * EACH, "{reporter} {histogram}");
         }
     }
+}
+
+#[tokio::test]
+async fn telemetry_objects_change_what_is_counted_and_logged() {
+    let telemetry = "---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: t, namespace: istio-system}\n\
+        spec:\n  metrics:\n  - overrides:\n    - match: {metric: REQUEST_COUNT, mode: CLIENT}\n      tagOverrides:\n        \
+        kind: {value: \"request.url_path.startsWith('/ok') ? 'good' : 'bad'\"}\n        \
+        peer: {value: upstream_peer.version}\n        \
+        oops: {value: \"request.headers['x-none']\"}\n        source_principal: {operation: REMOVE}\n    \
+        - match: {metric: REQUEST_SIZE}\n      disabled: true\n  accessLogging:\n  \
+        - filter: {expression: \"request.url_path.startsWith('/ok') && response.code == 200\"}\n";
+    let seen = Arc::new(Seen::default());
+    let endpoints = [server(&seen).await];
+    let agent = Agent::of(snapshot(&endpoints, telemetry), Settings::default());
+    let log = LogFile::of(&agent.shared.access_log, r#"{"path": "%REQ(:PATH)%"}"#);
+    let (addr, _listening) = captured(&agent);
+    let mut client = Client::connect(addr, h2::client::Builder::new()).await;
+    for path in ["/unavailable/1", "/ok/1", "/unavailable/2", "/ok/2"] {
+        soon("call", client.call(grpc(path), message(b"question"))).await.unwrap();
+    }
+    let count = |labels: &[&str]| agent.metric(&[&["istio_requests_total{"], labels].concat()) as u64;
+    soon("the last record", async {
+        while count(&["reporter=\"source\""]) < 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let source = ["reporter=\"source\"", "peer=\"v0\"", "oops=\"unknown\""];
+    for kind in ["kind=\"good\"", "kind=\"bad\""] {
+        assert_eq!(count(&[&source[..], &[kind]].concat()), 2, "{kind}");
+    }
+    assert_eq!(count(&["reporter=\"source\"", "source_principal"]), 0, "removed");
+    assert_eq!(count(&["reporter=\"destination\"", "source_principal=\"unknown\""]), 4, "the other side is as it was");
+    assert_eq!(agent.metric(&["istio_request_bytes_count"]), 0.0, "switched off");
+    assert_eq!(agent.metric(&["istio_response_bytes_count"]), 8.0);
+    assert_eq!(log.lines(2).await, [json!({"path": "/ok/1"}), json!({"path": "/ok/2"})]);
 }

@@ -19,7 +19,7 @@ use crate::config::{Changes, Code, Diagnostic, Severity};
 use crate::explain;
 use crate::kernel::{self, SelfTest};
 use crate::snapshot::{Snapshot, Workload};
-use crate::telemetry::{AccessLog, Metrics};
+use crate::telemetry::{AccessLog, LOG_PROVIDER, Metrics};
 use crate::time::Nanos;
 use crate::worker::{Listening, Shared, Workers};
 use anyhow::{Context, Result};
@@ -87,7 +87,7 @@ impl Control {
         let registry = Arc::new(Registry::default());
         let access_log = Arc::new(AccessLog::default());
         metrics::access_log(&metrics, &access_log)?;
-        access_log.set(&snapshot.load().mesh().access_log, options.access_log.as_deref());
+        access_log.set(&snapshot.load().mesh().access_log, options.access_log.as_deref(), false);
         let shared = Shared {
             snapshot: Arc::clone(&snapshot),
             registry: Arc::clone(&registry),
@@ -225,7 +225,8 @@ impl Control {
 
     async fn publish(&mut self, update: &Update) {
         let now = Instant::now();
-        self.access_log.set(&update.snapshot.mesh().access_log, self.options.access_log.as_deref());
+        let wanted = update.snapshot.wants_log(LOG_PROVIDER);
+        self.access_log.set(&update.snapshot.mesh().access_log, self.options.access_log.as_deref(), wanted);
         self.workers.expect(&update.snapshot, &update.touched_services);
         let (captured, pods, gates) = (&mut self.captured, &mut self.pods, &mut self.gates);
         Publisher::new(Arc::clone(&self.snapshot), |step: Step<'_>| {

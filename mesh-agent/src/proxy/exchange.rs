@@ -16,7 +16,7 @@ use crate::route::{self, cors, redirect, rewrite, split};
 use crate::snapshot::Protocol;
 use crate::snapshot::policy::Balancer;
 use crate::snapshot::route::{Action, BackendTo, Family, Forward, Route};
-use crate::telemetry::{Callee, DIRECT_RESPONSE, Meter, Record, VIA_UPSTREAM, request_head, response_head};
+use crate::telemetry::{Callee, DIRECT_RESPONSE, Head, Meter, Record, VIA_UPSTREAM, request_head, response_head};
 use crate::time::Nanos;
 use crate::{grpc, http1};
 use http::header::SET_COOKIE;
@@ -250,6 +250,7 @@ impl Answer {
         let mut record = Record::new(series, started);
         record.grpc = grpc::is_grpc(&parts.headers);
         record.request_head = request_head(parts);
+        record.head = conn.ctx.recorder.keeps_heads().then(|| Box::new(Head::of(parts)));
         record.log = conn.entry(parts);
         Self { record, inside: !matches!(conn.wants, Wants::Gateway { .. }) }
     }

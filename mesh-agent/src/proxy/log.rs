@@ -49,7 +49,15 @@ impl Conn {
     }
 
     fn begin(&self) -> Option<Box<Entry>> {
+        if !self.ctx.log.is_on() {
+            return None;
+        }
+        let rule = self.ctx.recorder.log_rule(self.source.workload.as_ref());
+        if !rule.on.unwrap_or_else(|| self.ctx.log.is_default()) {
+            return None;
+        }
         let mut entry = self.ctx.log.entry(self.ends.client, self.ends.local, self.shown.id)?;
+        entry.set_filter(rule.filter);
         if let Wants::Gateway { sni, .. } = &self.wants {
             entry.server_name(sni.as_ref());
         }

@@ -286,6 +286,10 @@ impl Snapshot {
         }
     }
 
+    pub fn telemetries(&self) -> impl Iterator<Item = &Arc<telemetry::Telemetry>> {
+        self.telemetries.values().flat_map(|all| all.iter())
+    }
+
     pub fn telemetries_of(&self, namespace: &str) -> &[Arc<telemetry::Telemetry>] {
         self.telemetries.get(namespace).map_or(&[], |all| &all[..])
     }

@@ -116,6 +116,20 @@ impl Telemetry {
 }
 
 impl Snapshot {
+    /// Whether some expression may ask for requests' heads.
+    pub fn has_expressions(&self) -> bool {
+        self.telemetries().any(|of| {
+            of.metrics.iter().flat_map(|of| &of.tags).any(|(_, value)| value.is_some())
+                || of.access_logging.iter().any(|logging| logging.filter.is_some())
+        })
+    }
+
+    /// Whether some object wants the access log, whatever the mesh's settings say. `provider`: the log's name.
+    pub fn wants_log(&self, provider: &str) -> bool {
+        let mut logging = self.telemetries().flat_map(|of| &of.access_logging);
+        logging.any(|of| !of.disabled && of.providers.iter().any(|name| &**name == provider))
+    }
+
     /// What holds for a workload, the widest first: of the root namespace, of its own, its own. Of several at one level
     /// the oldest.
     pub fn telemetry(&self, workload: &Workload) -> impl Iterator<Item = &Arc<Telemetry>> {

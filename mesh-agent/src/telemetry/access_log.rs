@@ -30,6 +30,8 @@ const GATHERED: usize = 16 << 10;
 #[derive(Debug, Default)]
 pub struct AccessLog {
     on: AtomicBool,
+    /// Where no Telemetry object speaks.
+    default: AtomicBool,
     active: ArcSwapOption<Active>,
     dropped: Arc<AtomicU64>,
 }
@@ -79,9 +81,12 @@ pub struct Ended {
 }
 
 impl AccessLog {
-    /// Puts settings in force; `forced`: the command line's file, whatever the settings say. `-` is standard output.
-    pub fn set(&self, settings: &AccessLogSettings, forced: Option<&str>) {
-        let Some(file) = forced.or(settings.file.as_deref()) else {
+    /// Puts settings in force; `forced`: the command line's file, whatever the settings say. `-` is standard output, where
+    /// lines go that only Telemetry objects want (`wanted`).
+    pub fn set(&self, settings: &AccessLogSettings, forced: Option<&str>, wanted: bool) {
+        let file = forced.or(settings.file.as_deref());
+        self.default.store(file.is_some(), Relaxed);
+        let Some(file) = file.or(wanted.then_some("-")) else {
             self.on.store(false, Relaxed);
             return self.active.store(None);
         };
@@ -126,6 +131,11 @@ impl Logger {
 
     pub fn is_on(&self) -> bool {
         self.log.on.load(Relaxed)
+    }
+
+    /// Whether requests are logged of which no Telemetry object speaks.
+    pub fn is_default(&self) -> bool {
+        self.log.default.load(Relaxed)
     }
 
     /// The entry of a request or connection that begins now; `None` while the log is off.

@@ -235,6 +235,31 @@ fn clean(host: &str) -> Cow<'_, str> {
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() }
 }
 
+/// Labels as they are written, some of them put in place of others or (`None`) left out.
+pub(super) fn rewritten<'a>(text: &str, tags: impl Iterator<Item = (&'a str, Option<&'a str>)> + Clone) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    // Each is `name="value"`; quotes in values are escaped.
+    while let Some((name, value)) = rest.split_once("=\"") {
+        let mut escaped = false;
+        let end = value.bytes().position(|byte| {
+            let ends = byte == b'"' && !escaped;
+            escaped = byte == b'\\' && !escaped;
+            ends
+        });
+        let end = end.unwrap_or(value.len());
+        let (value, after) = value.split_at(end);
+        if tags.clone().all(|(tag, _)| tag != name) {
+            let comma = if out.is_empty() { "" } else { "," };
+            // Writing to a String does not fail.
+            let _ = write!(out, "{comma}{name}=\"{value}\"");
+        }
+        rest = after.trim_start_matches('"').trim_start_matches(',');
+    }
+    tags.filter_map(|(name, value)| Some((name, value?))).for_each(|(name, value)| label(&mut out, name, value));
+    out
+}
+
 fn written(labels: &[(&str, &str)]) -> String {
     let mut text = String::with_capacity(1024);
     labels.iter().for_each(|(name, value)| label(&mut text, name, value));

@@ -6,6 +6,7 @@
 //! is beyond goes to series labelled `overflow`; those of workloads that have gone go too.
 
 pub mod access_log;
+mod attributes;
 mod cells;
 mod exposition;
 mod external;
@@ -14,11 +15,13 @@ mod meter;
 mod metrics;
 mod passage;
 mod record;
+mod rules;
 mod series;
 mod served;
 mod store;
 
 pub use access_log::{AccessLog, Logger};
+pub use attributes::Head;
 pub use exposition::Format;
 pub use external::External;
 pub use labels::{Callee, Reporter, Who, canonical_revision, canonical_service};
@@ -26,6 +29,7 @@ pub use meter::{Meter, request_head, response_head};
 pub use metrics::{ConnectionKind, Metrics, Trouble};
 pub use passage::Passage;
 pub use record::{DIRECT_RESPONSE, Record, VIA_UPSTREAM};
+pub use rules::{LOG_PROVIDER, LogRule};
 pub use series::{Recorder, Series};
 pub use served::Served;
 pub use store::{Family, MOST_SERIES};

@@ -51,7 +51,10 @@ impl Drop for Passage {
     fn drop(&mut self) {
         let moved = self.since(self.flags, true);
         self.series.moved(&moved);
-        if let Some(log) = &self.log {
+        // Expressions ask for what connections do not have: they do not pass.
+        if let Some(log) = &self.log
+            && log.filter().is_none()
+        {
             log.end(&Ended {
                 code: None,
                 grpc_status: None,

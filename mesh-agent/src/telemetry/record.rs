@@ -1,8 +1,9 @@
 //! What one exchange was.
 
 use super::access_log::{Ended, Entry};
+use super::attributes::Attributes;
 use super::series::Request;
-use super::{Meter, Series, Served};
+use super::{Head, Meter, Series, Served};
 use crate::error::{Flag, Flags, Outcome};
 use crate::grpc;
 use crate::time::Nanos;
@@ -50,6 +51,8 @@ pub struct Record {
     pub served: Option<Served>,
     /// The trace's id, where the request is sampled.
     pub trace: Option<u128>,
+    /// The request's head, where an expression of a Telemetry object may ask for it.
+    pub head: Option<Box<Head>>,
     /// `None` while the access log is off.
     pub log: Option<Box<Entry>>,
 }
@@ -82,6 +85,7 @@ impl Record {
             details: "",
             served: None,
             trace: None,
+            head: None,
             log: None,
         }
     }
@@ -165,11 +169,15 @@ impl Drop for Record {
             self.abandoned();
         }
         let counted = self.counted();
-        self.series.count(&counted);
-        if let Some(served) = self.served.take() {
-            served.passed_on(&counted);
+        let served = self.served.take();
+        let attributes = Attributes::of(self);
+        self.series.count(&counted, Some(&attributes));
+        if let Some(served) = served {
+            served.passed_on(&counted, &attributes);
         }
-        if let Some(log) = &self.log {
+        if let Some(log) = &self.log
+            && log.filter().is_none_or(|filter| attributes.pass(filter))
+        {
             log.end(&self.ended(counted.duration));
         }
     }

@@ -1,16 +1,19 @@
 //! Handles on the series of one caller, Service and endpoint, found once and kept.
 
+use super::attributes::Attributes;
 use super::cells::{Counter, Histogram};
 use super::labels::{Codes, Reporter, Who, coded, peers};
+use super::rules::Rules;
 use super::store::{Family, Labels};
-use super::{Callee, Metrics};
+use super::{Callee, LogRule, Metrics};
 use crate::addr::EndpointAddr;
 use crate::error::Flags;
-use crate::snapshot::{Enrolment, Workload};
+use crate::snapshot::{Enrolment, Snapshot, Workload};
+use arc_swap::ArcSwap;
 use http::StatusCode;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +30,11 @@ pub struct Recorder {
     metrics: Arc<Metrics>,
     worker: usize,
     known: RefCell<FxHashMap<Key, Rc<Series>>>,
+    /// Whose Telemetry objects hold.
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    logging: RefCell<FxHashMap<usize, (Arc<Workload>, LogRule)>>,
+    /// Some expression may ask for requests' heads; `None`: not looked yet.
+    heads: Cell<Option<bool>>,
 }
 
 /// Addresses of the workload and the callee, which the series keeps from being used again.
@@ -51,13 +59,17 @@ pub struct Series {
 #[derive(Debug)]
 struct Side {
     reporter: Reporter,
+    /// What Telemetry objects say; `None`: nothing.
+    rules: Option<Rules>,
     peers: OnceCell<Labels>,
     /// Few: an endpoint answers with a handful of codes.
-    http: Found<Code, Http>,
-    messages: OnceCell<[Counter; 2]>,
+    http: Found<(Code, Tags), Http>,
+    messages: Found<Tags, [Counter; 2]>,
     tcp: Found<Flags, Tcp>,
 }
 
+/// What expressions made of a request.
+type Tags = Vec<String>;
 type Found<K, V> = RefCell<SmallVec<[(K, Rc<V>); 2]>>;
 
 /// gRPC or not, HTTP status, gRPC status, flags.
@@ -105,9 +117,16 @@ pub struct Moved {
 }
 
 impl Recorder {
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub fn new(metrics: Arc<Metrics>, snapshot: Arc<ArcSwap<Snapshot>>) -> Self {
         let worker = metrics.recorder();
-        Self { metrics, worker, known: RefCell::default() }
+        Self {
+            metrics,
+            worker,
+            known: RefCell::default(),
+            snapshot,
+            logging: RefCell::default(),
+            heads: Cell::new(None),
+        }
     }
 
     pub fn metrics(&self) -> &Arc<Metrics> {
@@ -117,6 +136,27 @@ impl Recorder {
     /// Forgets all handles; those in use are found again. Call it when the configuration changed.
     pub fn forget(&self) {
         self.known.borrow_mut().clear();
+        self.logging.borrow_mut().clear();
+        self.heads.set(None);
+    }
+
+    /// Whether requests' heads must be kept for expressions.
+    pub fn keeps_heads(&self) -> bool {
+        self.heads.get().unwrap_or_else(|| {
+            let keeps = self.snapshot.load().has_expressions();
+            self.heads.set(Some(keeps));
+            keeps
+        })
+    }
+
+    /// What Telemetry objects say of the caller's log.
+    pub fn log_rule(&self, caller: Option<&Arc<Workload>>) -> LogRule {
+        let Some(caller) = caller else { return LogRule::default() };
+        let mut known = self.logging.borrow_mut();
+        let rule = known
+            .entry(Arc::as_ptr(caller).addr())
+            .or_insert_with(|| (Arc::clone(caller), LogRule::of(&self.snapshot.load(), caller)));
+        rule.1.clone()
     }
 
     /// `endpoint`: where it goes, if anywhere, and what is known to be there.
@@ -133,14 +173,18 @@ impl Recorder {
         }
         let workload = endpoint.and_then(|_| workload().cloned());
         let ours = workload.as_ref().is_some_and(|w| matches!(w.enrolment, Enrolment::Enrolled { .. }));
+        let snapshot = self.snapshot.load();
+        let side = |reporter, of: Option<&Arc<Workload>>| {
+            Side::new(reporter, of.and_then(|of| Rules::of(&snapshot, of, reporter)))
+        };
         let series = Rc::new(Series {
+            source: side(Reporter::Source, caller),
+            destination: ours.then(|| side(Reporter::Destination, workload.as_ref())),
             metrics: Arc::clone(&self.metrics),
             worker: self.worker,
             caller: caller.cloned(),
             callee: Arc::clone(callee),
             endpoint: workload,
-            source: Side::new(Reporter::Source),
-            destination: ours.then(|| Side::new(Reporter::Destination)),
         });
         let mut known = self.known.borrow_mut();
         if known.len() >= KEPT {
@@ -153,8 +197,8 @@ impl Recorder {
 
 impl Series {
     /// A request ended, as the caller's side saw it.
-    pub(super) fn count(&self, request: &Request) {
-        self.source.count(self, request);
+    pub(super) fn count(&self, request: &Request, attributes: Option<&Attributes<'_>>) {
+        self.source.count(self, request, attributes);
     }
 
     /// Whether this agent acts for the endpoint too.
@@ -163,9 +207,9 @@ impl Series {
     }
 
     /// As [`Self::count`], as the endpoint's side saw it.
-    pub(super) fn count_served(&self, request: &Request) {
+    pub(super) fn count_served(&self, request: &Request, attributes: Option<&Attributes<'_>>) {
         if let Some(side) = &self.destination {
-            side.count(self, request);
+            side.count(self, request, attributes);
         }
     }
 
@@ -179,27 +223,31 @@ impl Series {
 }
 
 impl Side {
-    fn new(reporter: Reporter) -> Self {
+    fn new(reporter: Reporter, rules: Option<Rules>) -> Self {
         Self {
             reporter,
+            rules,
             peers: OnceCell::new(),
             http: RefCell::default(),
-            messages: OnceCell::new(),
+            messages: RefCell::default(),
             tcp: RefCell::default(),
         }
     }
 
-    fn count(&self, of: &Series, request: &Request) {
-        let http = self.http(of, request.code);
+    fn count(&self, of: &Series, request: &Request, attributes: Option<&Attributes<'_>>) {
+        let tags = self.rules.as_ref().filter(|rules| rules.has_expressions());
+        let tags = tags.map(|rules| rules.values(attributes)).unwrap_or_default();
+        let http = self.http(of, request.code, &tags);
         http.requests.add(1);
         let micros = u64::try_from(request.duration.as_micros()).unwrap_or(u64::MAX);
         http.duration.observe(micros, request.trace);
         http.request_bytes.observe(request.request_bytes.saturating_mul(1000), None);
         http.response_bytes.observe(request.response_bytes.saturating_mul(1000), None);
         if request.code.0 {
-            let messages = self.messages.get_or_init(|| {
+            let messages = found(&self.messages, &tags, || {
                 let labels = self.peers(of);
-                [Family::RequestMessages, Family::ResponseMessages].map(|family| self.counter(of, family, labels))
+                let families = [Family::RequestMessages, Family::ResponseMessages];
+                families.map(|family| self.counter(of, family, labels, &tags))
             });
             messages.iter().zip(request.messages).for_each(|(counter, count)| counter.add(count));
         }
@@ -217,9 +265,9 @@ impl Side {
         tcp.received.add(moved.received);
     }
 
-    fn http(&self, of: &Series, code: Code) -> Rc<Http> {
+    fn http(&self, of: &Series, code: Code, tags: &Tags) -> Rc<Http> {
         let mut known = self.http.borrow_mut();
-        if let Some((_, http)) = known.iter().find(|(known, _)| *known == code) {
+        if let Some((_, http)) = known.iter().find(|((known, of), _)| *known == code && of == tags) {
             return Rc::clone(http);
         }
         let (grpc, status, grpc_status, flags) = code;
@@ -227,39 +275,46 @@ impl Side {
         let response = (status.map_or(0, |status| status.as_u16()), grpc_status.filter(|_| grpc));
         let protocol = if grpc { "grpc" } else { "http" };
         let labels = self.coded(of, &Codes { protocol, response: Some(response), flags: &flags });
-        let histogram = |family| of.metrics.store().histogram(family, of.worker, self.reporter, &labels);
+        let histogram = |family| match self.labels(family, &labels, tags) {
+            Some(labels) => of.metrics.store().histogram(family, of.worker, self.reporter, &labels),
+            None => Histogram(Arc::default()),
+        };
         let http = Rc::new(Http {
-            requests: self.counter(of, Family::Requests, &labels),
+            requests: self.counter(of, Family::Requests, &labels, tags),
             duration: histogram(Family::Duration),
             request_bytes: histogram(Family::RequestBytes),
             response_bytes: histogram(Family::ResponseBytes),
         });
-        // Servers choose codes: what they cannot do is fill memory with them.
-        if known.len() >= CODES {
-            known.clear();
-        }
-        known.push((code, Rc::clone(&http)));
+        keep(&mut known, (code, tags.clone()), &http);
         http
     }
 
     fn tcp(&self, of: &Series, flags: Flags) -> Rc<Tcp> {
-        let mut known = self.tcp.borrow_mut();
-        if let Some((_, tcp)) = known.iter().find(|(known, _)| *known == flags) {
-            return Rc::clone(tcp);
-        }
-        let labels = self.coded(of, &Codes { protocol: "tcp", response: None, flags: &flags });
-        let tcp = Rc::new(Tcp {
-            opened: self.counter(of, Family::TcpOpened, &labels),
-            closed: self.counter(of, Family::TcpClosed, &labels),
-            sent: self.counter(of, Family::TcpSent, &labels),
-            received: self.counter(of, Family::TcpReceived, &labels),
-        });
-        known.push((flags, Rc::clone(&tcp)));
-        tcp
+        found(&self.tcp, &flags, || {
+            let labels = self.coded(of, &Codes { protocol: "tcp", response: None, flags: &flags });
+            let tags = self.rules.as_ref().map(|rules| rules.values(None)).unwrap_or_default();
+            let counter = |family| self.counter(of, family, &labels, &tags);
+            Tcp {
+                opened: counter(Family::TcpOpened),
+                closed: counter(Family::TcpClosed),
+                sent: counter(Family::TcpSent),
+                received: counter(Family::TcpReceived),
+            }
+        })
     }
 
-    fn counter(&self, of: &Series, family: Family, labels: &Labels) -> Counter {
-        of.metrics.store().counter(family, of.worker, self.reporter, labels)
+    fn counter(&self, of: &Series, family: Family, labels: &Labels, tags: &[String]) -> Counter {
+        match self.labels(family, labels, tags) {
+            Some(labels) => of.metrics.store().counter(family, of.worker, self.reporter, &labels),
+            // Counted where nobody looks.
+            None => Counter(Arc::default()),
+        }
+    }
+
+    /// As Telemetry objects want them; `None`: the family is switched off.
+    fn labels(&self, family: Family, labels: &Labels, tags: &[String]) -> Option<Labels> {
+        let Some(rules) = &self.rules else { return Some(labels.clone()) };
+        Some(Labels { text: rules.labels(family, &labels.text, tags)?, who: Arc::clone(&labels.who) })
     }
 
     fn peers(&self, of: &Series) -> &Labels {
@@ -276,4 +331,22 @@ impl Side {
         let peers = self.peers(of);
         Labels { text: coded(&peers.text, self.reporter, codes).into(), who: Arc::clone(&peers.who) }
     }
+}
+
+fn found<K: PartialEq + Clone, V>(of: &Found<K, V>, key: &K, make: impl FnOnce() -> V) -> Rc<V> {
+    let mut known = of.borrow_mut();
+    if let Some((_, value)) = known.iter().find(|(known, _)| known == key) {
+        return Rc::clone(value);
+    }
+    let value = Rc::new(make());
+    keep(&mut known, key.clone(), &value);
+    value
+}
+
+/// Servers choose codes: what they cannot do is fill memory with them.
+fn keep<K, V>(known: &mut SmallVec<[(K, Rc<V>); 2]>, key: K, value: &Rc<V>) {
+    if known.len() >= CODES {
+        known.clear();
+    }
+    known.push((key, Rc::clone(value)));
 }

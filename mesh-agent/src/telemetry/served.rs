@@ -1,5 +1,6 @@
 //! One attempt of a request, as its endpoint saw it.
 
+use super::attributes::Attributes;
 use super::series::Request;
 use super::{Meter, Series, response_head};
 use crate::balance::ActiveRequest;
@@ -90,7 +91,7 @@ impl Served {
     }
 
     /// Its answer went to the client, to its end or not.
-    pub(super) fn passed_on(mut self, request: &Request) {
+    pub(super) fn passed_on(mut self, request: &Request, attributes: &Attributes<'_>) {
         let (_, _, grpc_status, flags) = request.code;
         self.grpc_status = grpc_status.or(self.grpc_status);
         self.flags = if [Flag::DC, Flag::UT, Flag::SI].into_iter().any(|flag| flags.has(flag)) {
@@ -102,6 +103,15 @@ impl Served {
         };
         self.failed |= blames(self.grpc_status) || !(self.flags.is_empty() || self.flags.has(Flag::DC));
         self.whole = Some(*request);
+        self.end(Some(attributes));
+    }
+
+    /// Counts it, once.
+    fn end(&mut self, attributes: Option<&Attributes<'_>>) {
+        if self.sent && self.series.is_served() {
+            self.series.count_served(&self.counted(), attributes);
+        }
+        self.sent = false;
     }
 
     fn counted(&self) -> Request {
@@ -120,9 +130,7 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         self.active.state().count(self.failed);
-        if self.sent && self.series.is_served() {
-            self.series.count_served(&self.counted());
-        }
+        self.end(None);
     }
 }
 

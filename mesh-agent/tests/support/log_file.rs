@@ -42,7 +42,7 @@ impl LogFile {
 
 pub fn log_to(log: &AccessLog, file: &Path, encoding: Encoding, format: &str) {
     let format = Arc::new(Format::parse(encoding, format).unwrap());
-    log.set(&AccessLogSettings { file: Some(file.to_str().unwrap().into()), format }, None);
+    log.set(&AccessLogSettings { file: Some(file.to_str().unwrap().into()), format }, None, false);
 }
 
 /// The line says all of this.

@@ -25,15 +25,9 @@ pub(super) fn compile(r: &Resource, spec: &Spec, found: &mut Vec<Diagnostic>) ->
     let logging = logging.filter_map(|(i, of)| logged(of, &format!("spec.accessLogging[{i}]"), found)).collect();
     let tracing = spec.tracing.iter().enumerate();
     let tracing = tracing.filter_map(|(i, of)| traced(of, &format!("spec.tracing[{i}]"), found)).collect();
-    for (field, said) in [
-        ("metrics", !spec.metrics.is_empty()),
-        ("accessLogging", !spec.access_logging.is_empty()),
-        ("tracing", !spec.tracing.is_empty()),
-    ] {
-        if said {
-            let diagnostic = Diagnostic::info(Code::NotSupported, "read and checked, but not acted on yet");
-            found.push(diagnostic.field(format!("spec.{field}")).fix("none needed: the field is ignored"));
-        }
+    if !spec.tracing.is_empty() {
+        let diagnostic = Diagnostic::info(Code::NotSupported, "read and checked, but not acted on yet");
+        found.push(diagnostic.field("spec.tracing").fix("none needed: the field is ignored"));
     }
     Telemetry {
         rule: RuleRef { object: Some(r.key.clone()), field: "spec".into() },

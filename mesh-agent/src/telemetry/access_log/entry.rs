@@ -2,6 +2,7 @@
 
 use super::{Active, Ended, Logger};
 use crate::snapshot::ClusterKey;
+use crate::snapshot::cel::Expression;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request};
 use smallvec::SmallVec;
@@ -20,6 +21,8 @@ pub struct Entry {
     pub(super) active: Arc<Active>,
     pub(super) started: SystemTime,
     pub(super) connection: u64,
+    /// Which requests it is about, once they ended.
+    filter: Option<Expression>,
     pub(super) client: SocketAddr,
     pub(super) local: SocketAddr,
     /// `None`: an opaque connection.
@@ -65,6 +68,7 @@ impl Entry {
             active,
             started: SystemTime::now(),
             connection,
+            filter: None,
             client,
             local,
             head: None,
@@ -86,6 +90,14 @@ impl Entry {
             host: if parts.uri.authority().is_none() { parts.headers.get(HOST).cloned() } else { None },
             fields: values(&self.active.format.wanted.request, &parts.headers),
         });
+    }
+
+    pub fn set_filter(&mut self, filter: Option<Expression>) {
+        self.filter = filter;
+    }
+
+    pub(in crate::telemetry) fn filter(&self) -> Option<&Expression> {
+        self.filter.as_ref()
     }
 
     /// It began this long ago.

@@ -16,7 +16,7 @@ fn settings(encoding: Encoding, source: &str, file: &Path) -> AccessLogSettings 
 fn example(format: Format, parts: &request::Parts) -> (Box<Entry>, Ended) {
     let file: AccessLogSettings = AccessLogSettings { file: Some("/dev/null".into()), format: Arc::new(format) };
     let log = Arc::new(AccessLog::default());
-    log.set(&file, None);
+    log.set(&file, None, false);
     let logger = Rc::new(Logger::new(log));
     let addr = |text: &str| text.parse().unwrap();
     let mut entry = logger.entry(addr("10.44.1.23:54652"), addr("10.0.45.184:80"), 7).unwrap();
@@ -190,7 +190,7 @@ fn a_file_that_was_moved_away_is_opened_anew() {
     let log = Arc::new(AccessLog::default());
     let logger = Rc::new(Logger::new(Arc::clone(&log)));
     assert!(logger.entry(([0; 4], 0).into(), ([0; 4], 0).into(), 0).is_none(), "off by default");
-    log.set(&settings(Encoding::Text, "%PROTOCOL%", &file), None);
+    log.set(&settings(Encoding::Text, "%PROTOCOL%", &file), None, false);
     write(&logger, 3);
     assert!(log.flushed(Duration::from_secs(5)));
     assert_eq!(lines(&file), 3);
@@ -206,15 +206,15 @@ fn a_file_that_was_moved_away_is_opened_anew() {
     // Another file, then none.
     let other = dir.path().join("other.log");
     let (entry, ended) = begun(&logger);
-    log.set(&settings(Encoding::Text, "%PROTOCOL%", &other), None);
+    log.set(&settings(Encoding::Text, "%PROTOCOL%", &other), None, false);
     write(&logger, 1);
     entry.end(&ended);
     logger.flush();
     assert!(log.flushed(Duration::from_secs(5)));
     assert_eq!(lines(&other), 1);
-    log.set(&AccessLogSettings::default(), None);
+    log.set(&AccessLogSettings::default(), None, false);
     assert!(!logger.is_on());
-    log.set(&AccessLogSettings::default(), Some("/dev/null"));
+    log.set(&AccessLogSettings::default(), Some("/dev/null"), false);
     assert!(logger.is_on(), "the command line needs no MeshConfig");
     assert_eq!(log.dropped(), 0);
 }
@@ -224,7 +224,7 @@ fn lines_that_cannot_be_written_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let log = Arc::new(AccessLog::default());
     let logger = Rc::new(Logger::new(Arc::clone(&log)));
-    log.set(&settings(Encoding::Text, "", &dir.path().join("missing/access.log")), None);
+    log.set(&settings(Encoding::Text, "", &dir.path().join("missing/access.log")), None, false);
     write(&logger, 4);
     assert!(log.flushed(Duration::from_secs(5)));
     assert_eq!(log.dropped(), 4);

@@ -82,6 +82,15 @@ fn canonical_names_have_an_order() {
 }
 
 #[test]
+fn tags_are_put_in_place_and_removed() {
+    let text = r#"reporter="source",source_app="a\\",version="x\"y,z=\"q",app="b""#;
+    let tags = [("source_app", None), ("app", Some("n\"ew")), ("host", Some("h"))];
+    let changed = rewritten(text, tags.into_iter());
+    assert_eq!(changed, r#"reporter="source",version="x\"y,z=\"q",app="n\"ew",host="h""#);
+    assert_eq!(rewritten(text, std::iter::empty()), text);
+}
+
+#[test]
 fn what_the_network_says_is_cleaned() {
     for (host, as_label) in [
         ("shop", "shop"),
