@@ -4,7 +4,7 @@
 //! published; then the kernel learns of services; then pods that join are captured, each after its listeners are open.
 
 use super::gates::Gates;
-use super::metrics::{self, Gauges};
+use super::metrics::{self, Gauges, Placed};
 use super::parts::{self, Captured};
 use super::pods::{Pods, log_problems};
 use super::signals::Signals;
@@ -19,7 +19,7 @@ use crate::config::{Changes, Code, Diagnostic, Severity};
 use crate::explain;
 use crate::kernel::{self, SelfTest};
 use crate::snapshot::{Snapshot, Workload};
-use crate::telemetry::{AccessLog, LOG_PROVIDER, Metrics};
+use crate::telemetry::{AccessLog, LOG_PROVIDER, Metrics, Recorder};
 use crate::time::Nanos;
 use crate::worker::{Listening, Shared, Workers};
 use anyhow::{Context, Result};
@@ -50,6 +50,8 @@ pub(super) struct Control {
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
     gauges: Arc<Gauges>,
+    /// `None` without the kernel half.
+    placed: Option<Placed>,
     pub(super) workers: Arc<Workers>,
     pub(super) access_log: Arc<AccessLog>,
     /// SIGUSR1: logrotate has moved the access log away.
@@ -97,8 +99,11 @@ impl Control {
         };
         let workers = Arc::new(Workers::start(options.workers, shared).context("worker threads")?);
         let gauges = Gauges::new(&metrics, options.workers)?;
+        let mut placed = None;
         if let Some(kernel) = &kernel {
             metrics::kernel(&metrics, &kernel.counters())?;
+            let recorder = Recorder::new(Arc::clone(&metrics), Arc::clone(&snapshot));
+            placed = Some(Placed::new(recorder, kernel.counters()));
         }
         let captured = kernel.map(|kernel| Captured::new(kernel, Arc::clone(&workers))).transpose()?;
 
@@ -133,6 +138,7 @@ impl Control {
             snapshot,
             metrics,
             gauges,
+            placed,
             workers,
             access_log,
             reopen,
@@ -353,7 +359,10 @@ impl Control {
                 Answer::json(&view::LogLevel { filter })
             }
             Question::SetSkMsg(on) => self.set_sk_msg(on),
-            Question::Metrics(format) => Ok(Answer::Metrics(format, self.metrics.gather(format))),
+            Question::Metrics(format) => {
+                self.placed.iter_mut().for_each(|placed| placed.count(&snapshot));
+                Ok(Answer::Metrics(format, self.metrics.gather(format)))
+            }
         }
     }
 

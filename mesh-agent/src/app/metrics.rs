@@ -1,13 +1,14 @@
 //! Metrics of the agent itself and of the kernel half, beside those of requests.
 
 use crate::admin::view;
-use crate::kernel::Counters;
-use crate::snapshot::Snapshot;
-use crate::telemetry::{AccessLog, External, Metrics};
+use crate::error::Flags;
+use crate::kernel::{Counters, ServiceCounters};
+use crate::snapshot::{PortKey, ServiceName, Snapshot};
+use crate::telemetry::{AccessLog, Callee, External, Metrics, Moved, Recorder};
 use crate::time::Nanos;
 use anyhow::Result;
 use mesh_common::Reason;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -21,6 +22,56 @@ pub(super) struct Gauges {
     generation: AtomicU64,
     diagnostics: [AtomicU64; 3],
     pods: [AtomicU64; 2],
+}
+
+/// Counts connections that the kernel placed itself among Istio's: by Service; whose they are the maps do not say.
+#[derive(Debug)]
+pub(super) struct Placed {
+    recorder: Recorder,
+    counters: Counters,
+    /// What was counted already, and as what.
+    told: FxHashMap<String, (ServiceCounters, Arc<Callee>)>,
+}
+
+impl Placed {
+    pub(super) fn new(recorder: Recorder, counters: Counters) -> Self {
+        Self { recorder, counters, told: FxHashMap::default() }
+    }
+
+    /// To be called before metrics are read.
+    pub(super) fn count(&mut self, snapshot: &Snapshot) {
+        for now in self.counters.services() {
+            let Some(callee) = callee(snapshot, &now.service) else { continue };
+            let (former, kept) = self.told.entry(now.service.clone()).or_insert_with(|| {
+                let none = ServiceCounters { service: now.service.clone(), ..ServiceCounters::default() };
+                (none, Arc::new(callee.clone()))
+            });
+            if **kept != callee {
+                *kept = callee.into();
+            }
+            let since = |field: fn(&ServiceCounters) -> u64| field(&now).saturating_sub(field(former));
+            let moved = Moved {
+                opened: since(|s| s.opened),
+                closed: since(|s| s.closed),
+                // Istio's direction is the client's: what was sent went to it.
+                sent: since(|s| s.bytes_received),
+                received: since(|s| s.bytes_sent),
+                flags: Flags::NONE,
+            };
+            self.recorder.series(None, kept, None, || None).moved(&moved);
+            *former = now;
+        }
+        self.recorder.forget();
+    }
+}
+
+/// `None`: the Service has gone, or is not compiled yet.
+fn callee(snapshot: &Snapshot, name: &str) -> Option<Callee> {
+    let (service, port) = name.rsplit_once(':')?;
+    let (namespace, name) = service.split_once('/')?;
+    let key = PortKey::new(ServiceName::new(namespace, name), port.parse().ok()?);
+    let (service, _) = snapshot.port(&key)?;
+    Some(Callee::declared(&service.host, &service.name.name, &service.name.namespace))
 }
 
 /// What became of the access log's lines.
@@ -144,11 +195,12 @@ fn is_bytes(reason: Reason) -> bool {
 fn services(metrics: &Metrics, counters: &Counters) -> Result<()> {
     use crate::kernel::ServiceCounters as S;
     type Field = fn(&S) -> u64;
-    let families: [(&str, &str, Field); 4] = [
+    let families: [(&str, &str, Field); 5] = [
         ("mesh_kernel_connections_opened_total", "Connections the kernel placed itself", |s| s.opened),
         ("mesh_kernel_connections_closed_total", "Those of them that have ended", |s| s.closed),
         ("mesh_kernel_sent_bytes_total", "Bytes from pods on ended connections of these", |s| s.bytes_sent),
         ("mesh_kernel_received_bytes_total", "Bytes to pods on ended connections of these", |s| s.bytes_received),
+        ("mesh_tcp_retransmits_total", "Segments sent again on ended connections of these", |s| s.retransmits),
     ];
     for (name, help, field) in families {
         let counters = counters.clone();

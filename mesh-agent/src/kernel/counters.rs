@@ -25,7 +25,7 @@ struct Inner {
 }
 
 /// Connections to one service port that the kernel placed without the agent. Since the maps were made.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 pub struct ServiceCounters {
     /// `namespace/name:port`
     pub service: String,

@@ -30,6 +30,6 @@ pub use metrics::{ConnectionKind, Metrics, Trouble};
 pub use passage::Passage;
 pub use record::{DIRECT_RESPONSE, Record, VIA_UPSTREAM};
 pub use rules::{LOG_PROVIDER, LogRule};
-pub use series::{Recorder, Series};
+pub use series::{Moved, Recorder, Series};
 pub use served::Served;
 pub use store::{Family, MOST_SERIES};

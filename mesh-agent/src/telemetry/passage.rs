@@ -28,28 +28,28 @@ impl Passage {
     pub const REPORT: Duration = Duration::from_secs(5);
 
     pub fn new(series: Rc<Series>, shown: Arc<Connection>, log: Option<Box<Entry>>) -> Self {
-        series.moved(&Moved { opened: true, ..Moved::default() });
+        series.moved(&Moved { opened: 1, ..Moved::default() });
         // Dropped before its end was told: the agent ends.
         Self { series, shown, told: Moved::default(), flags: Flag::DC.into(), details: "", log }
     }
 
     /// Counts what moved since the last call.
     pub fn report(&mut self) {
-        let moved = self.since(Flags::NONE, false);
+        let moved = self.since(Flags::NONE, 0);
         self.series.moved(&moved);
     }
 
-    fn since(&mut self, flags: Flags, closed: bool) -> Moved {
+    fn since(&mut self, flags: Flags, closed: u64) -> Moved {
         let (sent, received) = (self.shown.sent(), self.shown.received());
         let former = std::mem::replace(&mut self.told, Moved { sent, received, ..Moved::default() });
         let (sent, received) = (sent.wrapping_sub(former.sent), received.wrapping_sub(former.received));
-        Moved { opened: false, closed, sent, received, flags }
+        Moved { opened: 0, closed, sent, received, flags }
     }
 }
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        let moved = self.since(self.flags, true);
+        let moved = self.since(self.flags, 1);
         self.series.moved(&moved);
         // Expressions ask for what connections do not have: they do not pass.
         if let Some(log) = &self.log

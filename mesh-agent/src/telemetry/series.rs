@@ -104,11 +104,11 @@ pub(super) struct Request {
     pub(super) trace: Option<u128>,
 }
 
-/// What metrics say of a connection since they last did.
+/// What metrics say of connections since they last did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Moved {
-    pub opened: bool,
-    pub closed: bool,
+    pub opened: u64,
+    pub closed: u64,
     /// Bytes to the client.
     pub sent: u64,
     /// Bytes from the client.
@@ -255,12 +255,8 @@ impl Side {
 
     fn moved(&self, of: &Series, moved: &Moved) {
         let tcp = self.tcp(of, moved.flags);
-        if moved.opened {
-            tcp.opened.add(1);
-        }
-        if moved.closed {
-            tcp.closed.add(1);
-        }
+        tcp.opened.add(moved.opened);
+        tcp.closed.add(moved.closed);
         tcp.sent.add(moved.sent);
         tcp.received.add(moved.received);
     }

@@ -1,6 +1,7 @@
 //! Scenario A beyond what `cargo xtask run` tells: faults, retries and circuit breakers of gRPC between ws001 and ws002.
 
 use super::check::Checks;
+use super::metrics::Metrics;
 use super::stage::{Stage, count, said};
 use super::{Scenario, Step};
 use crate::lab::Pod;
@@ -33,6 +34,13 @@ pub(super) const PING_PONG: Scenario = Scenario {
                      Nothing runs in the gateway's pod: its node's agent listens in it.",
             waits_for: None,
             act: ingress,
+        },
+        Step {
+            id: "A6",
+            title: "Istio's metrics, of both sides",
+            lesson: "One agent stands for both pods' sidecars: each RPC counts as ws001's (source) and as ws002's (destination).",
+            waits_for: None,
+            act: series,
         },
         Step {
             id: "A5a",
@@ -98,6 +106,62 @@ fn ingress(stage: &Stage, checks: &mut Checks) -> Result<()> {
         ] {
             let came = stage.answer(&from, gateway, host, path)?;
             checks.equal(&format!("{host}{path}, asked {who}"), &expected.to_owned(), &came);
+        }
+    }
+    Ok(())
+}
+
+/// The labels that A6 asks for, all of which a series must have.
+const LABELS: [&str; 19] = [
+    "connection_security_policy",
+    "destination_app",
+    "destination_canonical_revision",
+    "destination_canonical_service",
+    "destination_principal",
+    "destination_service",
+    "destination_service_name",
+    "destination_service_namespace",
+    "destination_version",
+    "destination_workload",
+    "destination_workload_namespace",
+    "grpc_response_status",
+    "request_protocol",
+    "response_code",
+    "response_flags",
+    "source_app",
+    "source_principal",
+    "source_workload",
+    "source_workload_namespace",
+];
+
+fn series(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let before = stage.metrics()?;
+    let replies = stage.fetch(&stage.client(NS)?, API, &["--count", "40"])?;
+    checks.equal("answers", &BTreeMap::from([("200".to_owned(), 40)]), &count(&replies, said));
+    for (reporter, security) in [("source", "unknown"), ("destination", "none")] {
+        let labels = [
+            ("reporter", reporter),
+            ("connection_security_policy", security),
+            ("destination_service", WS002),
+            ("destination_service_name", "ws002-pingpong"),
+            ("destination_service_namespace", NS),
+            ("destination_app", "ws002-pingpong"),
+            ("destination_workload_namespace", NS),
+            ("source_app", "ws001-api"),
+            ("source_workload_namespace", NS),
+            ("request_protocol", "grpc"),
+            ("response_code", "200"),
+            ("grpc_response_status", "0"),
+            ("response_flags", "-"),
+        ];
+        let counted = |now: &Metrics| now.since(&before, "istio_requests_total", &labels);
+        let after = stage.metrics_when(|now| counted(now) == 40)?;
+        checks.equal(&format!("RPCs that the {reporter} reports"), &40, &counted(&after));
+        let missing = after.without("istio_requests_total", &labels, &LABELS);
+        checks.equal(&format!("labels that the {reporter}'s series lack"), &Vec::<String>::new(), &missing);
+        for messages in ["istio_request_messages_total", "istio_response_messages_total"] {
+            let sent = after.since(&before, messages, &[("reporter", reporter), ("destination_service", WS002)]);
+            checks.equal(&format!("{messages} of the {reporter}"), &40, &sent);
         }
     }
     Ok(())

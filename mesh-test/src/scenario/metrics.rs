@@ -55,8 +55,20 @@ impl Metrics {
 
     /// Requests that ended since `before`, as callers saw them, with these labels (all of them).
     pub(super) fn requests_since(&self, before: &Self, labels: &[(&str, &str)]) -> u64 {
-        let labels = [&[("reporter", "source")], labels].concat();
-        (self.sum(REQUESTS, &labels) - before.sum(REQUESTS, &labels)).round() as u64
+        self.since(before, REQUESTS, &[&[("reporter", "source")], labels].concat())
+    }
+
+    /// What a counter grew by since `before`, over all series with these labels.
+    pub(super) fn since(&self, before: &Self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        (self.sum(name, labels) - before.sum(name, labels)).round() as u64
+    }
+
+    /// Which of `names` some series with these labels has not, or has nothing in.
+    pub(super) fn without(&self, name: &str, labels: &[(&str, &str)], names: &[&str]) -> Vec<String> {
+        let fits = |of: &Labels| labels.iter().all(|(key, value)| of.get(*key).is_some_and(|found| found == value));
+        let series: Vec<_> = self.0.keys().filter(|(known, of)| known == name && fits(of)).collect();
+        let lacks = |label: &&&str| series.iter().any(|(_, of)| of.get(**label).is_none_or(String::is_empty));
+        names.iter().filter(lacks).map(|name| (*name).to_owned()).collect()
     }
 
     fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
