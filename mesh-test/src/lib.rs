@@ -12,6 +12,7 @@ pub mod interop;
 pub mod lab;
 pub mod manifest;
 pub mod net;
+pub mod prometheus;
 pub mod run;
 pub mod scenario;
 pub mod tui;

@@ -5,6 +5,7 @@ use super::exposition::{self, Format};
 use super::labels::Who;
 use super::store::Store;
 use crate::time::Nanos;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -94,6 +95,8 @@ impl Metrics {
                 &["reason"],
             )?,
         };
+        // The agent's own CPU, memory and files under the names that every board knows.
+        metrics.registry.register(Box::new(ProcessCollector::for_self()))?;
         metrics.registry.register(Box::new(metrics.trouble.clone()))?;
         metrics.registry.register(Box::new(metrics.active.clone()))?;
         metrics.registry.register(Box::new(metrics.retries.clone()))?;
