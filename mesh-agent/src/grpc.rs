@@ -48,17 +48,21 @@ pub fn parse_timeout(value: &[u8]) -> Option<Duration> {
 
 /// Spells a timeout in the finest unit that fits 8 digits: 99,999,999 ms are 27 h.
 pub fn format_timeout(timeout: Duration) -> HeaderValue {
-    let millis = timeout.as_millis().max(1);
-    let mut text = String::with_capacity(10);
-    // Writing to a String does not fail.
-    let _ = if millis < 100_000_000 {
-        write!(text, "{millis}m")
-    } else if timeout.as_secs() < 100_000_000 {
-        write!(text, "{}S", timeout.as_secs())
-    } else {
-        write!(text, "{}H", (timeout.as_secs() / 3600).min(99_999_999))
+    const MOST: u64 = 99_999_999;
+    let (mut left, unit) = match u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX) {
+        millis @ ..=MOST => (millis.max(1), b'm'),
+        _ if timeout.as_secs() <= MOST => (timeout.as_secs(), b'S'),
+        _ => ((timeout.as_secs() / 3600).min(MOST), b'H'),
     };
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("1m"))
+    // By hand: every call of a policy with a time limit has one.
+    let mut text = [unit; 9];
+    let mut begin = 8;
+    while left > 0 {
+        begin -= 1;
+        text[begin] = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+    HeaderValue::from_bytes(&text[begin..]).unwrap_or(HeaderValue::from_static("1m"))
 }
 
 /// A trailers-only answer: HTTP 200 whose only frame is the head.

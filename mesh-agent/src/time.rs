@@ -2,6 +2,10 @@
 //!
 //! Place in the path: read once where a request begins and where it ends. Invariant: monotonic, never the wall clock.
 
+mod alarm;
+
+pub use alarm::{Alarm, Alarms};
+
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 

@@ -16,7 +16,7 @@ use crate::proxy;
 use crate::settings::Settings;
 use crate::snapshot::{PortKey, ServiceName, Snapshot, WorkloadKey};
 use crate::telemetry::{AccessLog, Logger, Metrics, Recorder};
-use crate::time::Nanos;
+use crate::time::{Alarms, Nanos};
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashSet;
 use std::cell::RefCell;
@@ -51,6 +51,7 @@ pub struct Ctx {
     pub tls: Arc<TlsConfigs>,
     pub ledger: Arc<Ledger>,
     pub buckets: Arc<Buckets>,
+    pub alarms: Rc<Alarms>,
     pub rng: RefCell<fastrand::Rng>,
     pub drain: Watch,
 }
@@ -272,11 +273,14 @@ impl Run {
                 ledger: Arc::clone(&self.ledger),
                 buckets: Arc::clone(&self.buckets),
                 tls: Arc::clone(&self.tls),
+                alarms: Rc::new(Alarms::new(Nanos::now())),
                 rng: RefCell::new(fastrand::Rng::new()),
                 drain: self.drain.clone(),
             });
             tokio::task::spawn_local(tick(self.index, Arc::clone(&self.ticks)));
             tokio::task::spawn_local(sweep(Rc::clone(&ctx)));
+            let alarms = Rc::clone(&ctx.alarms);
+            tokio::task::spawn_local(async move { alarms.run().await });
             while let Some(job) = self.inbox.recv().await {
                 match job {
                     Job::Serve(accepted) => {

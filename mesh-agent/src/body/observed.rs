@@ -3,29 +3,27 @@
 use super::{Body, Chunk};
 use crate::error::{Failure, Flag, UpstreamError};
 use crate::telemetry::Record;
+use crate::time::Alarm;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::time::Sleep;
 
 /// Passes a response on; its end, error or drop is the end of the exchange.
 pub struct Observed {
     inner: Body,
     record: Record,
     /// What is left of the request's own timeout (`grpc-timeout`).
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Alarm>,
 }
 
 impl Observed {
-    pub fn new(inner: Body, record: Record, deadline: Option<Pin<Box<Sleep>>>) -> Self {
+    pub fn new(inner: Body, record: Record, deadline: Option<Alarm>) -> Self {
         Self { inner, record, deadline }
     }
 
     pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, UpstreamError>>> {
         let Poll::Ready(chunk) = self.inner.poll_chunk(cx) else {
             if let Some(deadline) = &mut self.deadline
-                && deadline.as_mut().poll(cx).is_ready()
+                && deadline.poll(cx).is_ready()
             {
                 self.record.flags.insert(Flag::UT);
                 self.record.details = Failure::Timeout.answer().details;

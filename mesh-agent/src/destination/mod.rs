@@ -71,8 +71,8 @@ pub struct Destinations {
     connections: Remembered<(u64, Wants), Dated<Found>>,
     /// As above, then by host as the client wrote it.
     routes: Remembered<(u64, Wants), Vec<Host>>,
-    /// By source and what a rule names.
-    backends: Remembered<(u64, u16, Destination), Dated<Rc<Target>>>,
+    /// By source and port, then by what a rule names.
+    backends: Remembered<(u64, u16), Named>,
     /// Rules where nobody wrote any, made of the mesh's settings.
     plain: RefCell<(Arc<MeshSettings>, Arc<VirtualHost>)>,
     no_policy: Arc<TrafficPolicy>,
@@ -82,6 +82,7 @@ pub struct Destinations {
 
 type Remembered<K, V> = RefCell<FxHashMap<K, V>>;
 type Found = Result<Rc<Target>, Failure>;
+type Named = FxHashMap<Destination, Dated<Rc<Target>>>;
 type Host = (Box<str>, Dated<Rc<Routes>>);
 
 /// An answer and the generation it was last checked against.
@@ -182,8 +183,8 @@ impl Destinations {
         let snapshot = cache.load();
         let mut backends = self.backends.borrow_mut();
         // The asked-for port matters only where the rule names none.
-        let key = (source.cookie, to.port.unwrap_or(port), to.clone());
-        let former = match backends.get(&key) {
+        let backends = backends.entry((source.cookie, to.port.unwrap_or(port))).or_default();
+        let former = match backends.get(to) {
             Some(former) if former.generation == snapshot.generation => return Ok(Rc::clone(&former.value)),
             former => former.map(|former| &former.value),
         };
@@ -197,7 +198,7 @@ impl Destinations {
             }
         };
         let value = self.service(snapshot, &client, service, port, to.subset.as_deref(), former)?;
-        backends.insert(key, Dated { generation: snapshot.generation, value: Rc::clone(&value) });
+        backends.insert(to.clone(), Dated { generation: snapshot.generation, value: Rc::clone(&value) });
         Ok(value)
     }
 
@@ -222,7 +223,10 @@ impl Destinations {
         let (mut connections, mut routes) = (self.connections.borrow_mut(), self.routes.borrow_mut());
         let mut backends = self.backends.borrow_mut();
         connections.retain(|_, dated| dated.generation == generation);
-        backends.retain(|_, dated| dated.generation == generation);
+        backends.retain(|_, to| {
+            to.retain(|_, dated| dated.generation == generation);
+            !to.is_empty()
+        });
         routes.retain(|_, hosts| {
             hosts.retain(|(_, dated)| dated.generation == generation);
             !hosts.is_empty()

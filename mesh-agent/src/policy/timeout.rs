@@ -17,6 +17,8 @@ pub struct Timeouts {
     pub per_try: Option<Duration>,
     /// The endpoint of a gRPC call is told what is left.
     grpc: bool,
+    /// The client sent header fields that end here.
+    own: bool,
 }
 
 impl Timeouts {
@@ -31,12 +33,14 @@ impl Timeouts {
             (Some(asked), Some(limit)) => Some(asked.min(limit)),
             (asked, limit) => asked.or(limit),
         };
-        let whole = millis(headers, &WHOLE).map_or(configured, Some);
+        let (own_whole, own_per_try) = (headers.get(WHOLE), headers.get(PER_TRY));
+        let whole = own_whole.and_then(millis).map_or(configured, Some);
         // Zero in Envoy's header field means none; zero in `grpc-timeout` means at once.
         let whole = whole.filter(|whole| !whole.is_zero() || asked == Some(Duration::ZERO));
-        let per_try = millis(headers, &PER_TRY).or(per_try).filter(|per_try| !per_try.is_zero());
+        let per_try = own_per_try.and_then(millis).or(per_try).filter(|per_try| !per_try.is_zero());
         let per_try = per_try.filter(|per_try| whole.is_none_or(|whole| *per_try < whole));
-        Self { whole, per_try, grpc: grpc && (asked.is_some() || limit.is_some()) }
+        let own = own_whole.is_some() || own_per_try.is_some();
+        Self { whole, per_try, grpc: grpc && (asked.is_some() || limit.is_some()), own }
     }
 
     /// What is left of the whole after `elapsed`.
@@ -46,8 +50,10 @@ impl Timeouts {
 
     /// Tells the endpoint of an attempt that starts `elapsed` after the request how long it has.
     pub fn write(&self, elapsed: Duration, headers: &mut HeaderMap) {
-        headers.remove(WHOLE);
-        headers.remove(PER_TRY);
+        if self.own {
+            headers.remove(WHOLE);
+            headers.remove(PER_TRY);
+        }
         let Some(expected) = [self.left(elapsed), self.per_try].into_iter().flatten().min() else { return };
         headers.insert(EXPECTED, HeaderValue::from(u64::try_from(expected.as_millis()).unwrap_or(u64::MAX)));
         if self.grpc {
@@ -57,6 +63,6 @@ impl Timeouts {
 }
 
 /// A header field in milliseconds; what is no number is no header field.
-fn millis(headers: &HeaderMap, name: &HeaderName) -> Option<Duration> {
-    headers.get(name)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
+fn millis(value: &HeaderValue) -> Option<Duration> {
+    value.to_str().ok()?.parse().ok().map(Duration::from_millis)
 }

@@ -14,15 +14,16 @@ use crate::policy::timeout::Timeouts;
 use crate::snapshot::policy::Balancer;
 use crate::snapshot::route::{Hedge, RetryOn, RetryPolicy};
 use crate::telemetry::{Callee, Record, Served};
-use crate::time::Nanos;
+use crate::time::{Alarm, Alarms, Nanos};
 use crate::{grpc, http1};
 use http::header::HeaderName;
 use http::{HeaderValue, Response, request};
 use smallvec::SmallVec;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
 
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
@@ -149,7 +150,7 @@ impl Attempts<'_> {
         let result = {
             let sent =
                 attempt(self.conn, self.target, way, self.parts, body, &mut self.upgrade, self.inform, &mut served);
-            within(self.timeouts.per_try, pin!(sent)).await
+            within(&self.conn.ctx.alarms, self.timeouts.per_try.map(|limit| begun.plus(limit)), pin!(sent)).await
         };
         self.underway.clear();
         let served = landed(served, &result);
@@ -233,15 +234,23 @@ pub(super) fn outcome(result: &Result<Response<Body>, Failure>) -> retry::Ended<
     }
 }
 
-/// `sent` stays where it is: a future that is handed over by value lies in both.
+/// Runs an attempt until it is too late for it. `sent` stays where it is: a future that is handed over by value lies in
+/// both.
 pub(super) async fn within(
-    limit: Option<Duration>,
-    sent: Pin<&mut impl Future<Output = Result<Response<Body>, Failure>>>,
+    alarms: &Rc<Alarms>,
+    end: Option<Nanos>,
+    mut sent: Pin<&mut impl Future<Output = Result<Response<Body>, Failure>>>,
 ) -> Result<Response<Body>, Failure> {
-    match limit {
-        None => sent.await,
-        Some(limit) => tokio::time::timeout(limit, sent).await.unwrap_or(Err(Failure::PerTryTimeout)),
-    }
+    let mut alarm = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = sent.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        let Some(end) = end else { return Poll::Pending };
+        let alarm: &mut Alarm = alarm.get_or_insert_with(|| alarms.set(end, cx));
+        alarm.poll(cx).map(|()| Err(Failure::PerTryTimeout))
+    })
+    .await
 }
 
 /// Whether a byte of the request may have been written to a connection.

@@ -2,18 +2,19 @@
 
 use crate::body::Replay;
 use crate::error::Failure;
+use crate::time::{Alarm, Alarms, Nanos};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::Sleep;
 
 /// The request's time limit.
 #[derive(Debug)]
 pub(super) struct Deadline {
     limit: Option<Duration>,
     begin: Begin,
-    sleep: Option<Pin<Box<Sleep>>>,
+    alarm: Option<Alarm>,
 }
 
 /// When the clock starts.
@@ -27,26 +28,24 @@ pub(super) enum Begin {
 
 impl Deadline {
     pub(super) fn new(limit: Option<Duration>, begin: Begin) -> Self {
-        Self { limit, begin, sleep: None }
+        Self { limit, begin, alarm: None }
     }
 
-    fn poll_passed(&mut self, cx: &mut Context<'_>, request: Option<&Replay>) -> Poll<()> {
+    fn poll_passed(&mut self, alarms: &Rc<Alarms>, request: Option<&Replay>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else { return Poll::Pending };
-        if self.sleep.is_none() {
-            if self.begin == Begin::RequestEnd && request.is_some_and(|request| request.poll_ended(cx).is_pending()) {
-                return Poll::Pending;
-            }
-            self.sleep = Some(Box::pin(tokio::time::sleep(limit)));
+        if self.alarm.is_none()
+            && self.begin == Begin::RequestEnd
+            && request.is_some_and(|request| request.poll_ended(cx).is_pending())
+        {
+            return Poll::Pending;
         }
-        match &mut self.sleep {
-            Some(sleep) => sleep.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
+        self.alarm.get_or_insert_with(|| alarms.set(Nanos::now().plus(limit), cx)).poll(cx)
     }
 
     /// Runs `work` until the time is up; its owner drops it then, which cancels it at the endpoint.
     pub(super) async fn limit<T>(
         &mut self,
+        alarms: &Rc<Alarms>,
         request: Option<&Replay>,
         mut work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
     ) -> Result<T, Failure> {
@@ -54,13 +53,13 @@ impl Deadline {
             if let Poll::Ready(result) = work.as_mut().poll(cx) {
                 return Poll::Ready(result);
             }
-            self.poll_passed(cx, request).map(|()| Err(Failure::Timeout))
+            self.poll_passed(alarms, request, cx).map(|()| Err(Failure::Timeout))
         })
         .await
     }
 
     /// The running clock, for the response's body.
-    pub(super) fn into_sleep(self) -> Option<Pin<Box<Sleep>>> {
-        self.sleep
+    pub(super) fn into_alarm(self) -> Option<Alarm> {
+        self.alarm
     }
 }

@@ -203,7 +203,7 @@ async fn forward_to(
         endpoint: None,
         underway: SmallVec::new(),
     };
-    let result = deadline.limit(replay.as_ref(), pin!(attempts.run())).await;
+    let result = deadline.limit(&ctx.alarms, replay.as_ref(), pin!(attempts.run())).await;
     if matches!(result, Err(Failure::Timeout)) {
         attempts.timed_out();
     }
@@ -318,6 +318,6 @@ impl Answer {
             return response;
         }
         let record = self.record;
-        response.map(|body| Body::Observed(Box::new(Observed::new(body, record, deadline.into_sleep()))))
+        response.map(|body| Body::Observed(Box::new(Observed::new(body, record, deadline.into_alarm()))))
     }
 }

@@ -23,7 +23,6 @@ use smallvec::SmallVec;
 use std::future::pending;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
 
 /// One attempt among several.
 struct Flight<'a> {
@@ -32,7 +31,8 @@ struct Flight<'a> {
     chosen: Chosen,
     parts: request::Parts,
     body: Body,
-    per_try: Option<Duration>,
+    /// When it is too late for it.
+    end: Option<Nanos>,
     served: Served,
     /// Of all but the first.
     _permits: Option<(HedgePermit, Option<Permit>)>,
@@ -40,13 +40,13 @@ struct Flight<'a> {
 
 impl<'a> Flight<'a> {
     async fn fly(self) -> (Flown, Rc<Series>) {
-        let Self { conn, target, chosen, parts, body, per_try, served, _permits } = self;
+        let Self { conn, target, chosen, parts, body, end, served, _permits } = self;
         let (endpoint, series, mut served) = (chosen.addr(), Rc::clone(served.series()), Some(served));
         let way = Way { others: true, ..conn.way(target, chosen.dialled()) };
         let (mut upgrade, mut inform) = (None, None);
         let result = {
             let sent = attempt(conn, target, way, &parts, body, &mut upgrade, &mut inform, &mut served);
-            within(per_try, pin!(sent)).await
+            within(&conn.ctx.alarms, end, pin!(sent)).await
         };
         let served = landed(served, &result);
         (Flown { result, endpoint, priority: chosen.priority, served }, series)
@@ -145,7 +145,7 @@ impl<'a> Attempts<'a> {
             parts: self.parts.clone(),
             body,
             // Where it only starts another attempt, it does not end this one.
-            per_try: self.timeouts.per_try.filter(|_| !hedge.on_per_try_timeout),
+            end: self.timeouts.per_try.filter(|_| !hedge.on_per_try_timeout).map(|limit| begun.plus(limit)),
             served,
             _permits: permits,
         })

@@ -3,7 +3,7 @@
 use super::{Facts, Head};
 use crate::snapshot::route::{Conditions, HeaderMatch, Matcher, PathMatch, QueryMatch, StringMatch};
 use http::{HeaderMap, HeaderName};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -12,16 +12,48 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "condition")]
 pub enum Mismatch<'a> {
-    Port { wanted: u16, found: u16 },
-    Gateway { wanted: &'a [Arc<str>], found: &'a str },
-    SourceNamespace { wanted: &'a str, found: &'a str },
-    SourceLabel { name: &'a str, wanted: &'a str, found: Option<&'a str> },
-    Path { wanted: &'a PathMatch, found: &'a str },
-    Scheme { wanted: &'a StringMatch, found: &'a str },
-    Method { wanted: &'a StringMatch, found: &'a str },
-    Authority { wanted: &'a StringMatch, found: &'a str },
-    Header { wanted: &'a HeaderMatch, found: Option<Cow<'a, str>> },
-    Query { wanted: &'a QueryMatch, found: Option<&'a str> },
+    Port {
+        wanted: u16,
+        found: u16,
+    },
+    Gateway {
+        wanted: &'a [Arc<str>],
+        found: &'a str,
+    },
+    SourceNamespace {
+        wanted: &'a str,
+        found: &'a str,
+    },
+    SourceLabel {
+        name: &'a str,
+        wanted: &'a str,
+        found: Option<&'a str>,
+    },
+    Path {
+        wanted: &'a PathMatch,
+        found: &'a str,
+    },
+    Scheme {
+        wanted: &'a StringMatch,
+        found: &'a str,
+    },
+    Method {
+        wanted: &'a StringMatch,
+        found: &'a str,
+    },
+    Authority {
+        wanted: &'a StringMatch,
+        found: &'a str,
+    },
+    Header {
+        wanted: &'a HeaderMatch,
+        #[serde(serialize_with = "lossy")]
+        found: Option<Cow<'a, [u8]>>,
+    },
+    Query {
+        wanted: &'a QueryMatch,
+        found: Option<&'a str>,
+    },
 }
 
 /// What the connection and its source must be.
@@ -73,7 +105,7 @@ pub(super) fn matcher<'a>(wanted: &'a Matcher, head: &Head<'a>) -> Result<(), Mi
     for wanted in &wanted.headers {
         let value = joined(head.headers, &wanted.name);
         if !header(wanted, value.as_deref()) {
-            return Err(Mismatch::Header { wanted, found: value.map(lossy) });
+            return Err(Mismatch::Header { wanted, found: value });
         }
     }
     for wanted in &wanted.query {
@@ -142,11 +174,8 @@ fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>
     Some(value)
 }
 
-fn lossy(value: Cow<'_, [u8]>) -> Cow<'_, str> {
-    match value {
-        Cow::Borrowed(value) => String::from_utf8_lossy(value),
-        Cow::Owned(value) => Cow::Owned(String::from_utf8_lossy(&value).into_owned()),
-    }
+fn lossy<S: Serializer>(value: &Option<Cow<'_, [u8]>>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_deref().map(String::from_utf8_lossy).serialize(serializer)
 }
 
 /// The first value of a query parameter, as written; `a` and `a=` are empty values.
@@ -176,7 +205,7 @@ impl fmt::Display for Mismatch<'_> {
             Self::Authority { wanted, found } => write!(f, "authority {found} is not {}", wanted),
             Self::Header { wanted, found } => {
                 let name = &wanted.name;
-                match (found, wanted.invert) {
+                match (found.as_deref().map(String::from_utf8_lossy), wanted.invert) {
                     (Some(found), true) => write!(f, "header {name}: {found} is {}, and must not", wanted.value),
                     (None, true) => write!(f, "header {name} is missing, which is {}", wanted.value),
                     (Some(found), false) => write!(f, "header {name}: {found} is not {}", wanted.value),

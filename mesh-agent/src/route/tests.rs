@@ -497,12 +497,10 @@ proptest! {
 /// What the `nth` rule wants, out of every kind that a glance knows and some that it does not.
 fn nth_matcher(nth: usize) -> Matcher {
     let value = |text: &str| Arc::<str>::from(text);
-    let header = |name: &'static str, invert| HeaderMatch {
-        name: HeaderName::from_static(name),
-        value: StringMatch::Prefix(value("v")),
-        invert,
-    };
+    let header = |name: &'static str, value, invert| HeaderMatch { name: HeaderName::from_static(name), value, invert };
     let prefix = |text: &str, ignore_case| PathMatch::Prefix { value: value(text), ignore_case };
+    let starts = |text: &str| StringMatch::Prefix(value(text));
+    let like = |text: &str| Pattern::new(text).unwrap();
     let paths = [
         None,
         Some(PathMatch::Exact { value: value("/a"), ignore_case: false }),
@@ -511,8 +509,17 @@ fn nth_matcher(nth: usize) -> Matcher {
         Some(prefix("/LONG", true)),
         Some(prefix("", false)),
         Some(PathMatch::SegmentPrefix(value("/long/"))),
+        Some(PathMatch::Regex(like("/long/pas*.*"))),
     ];
-    let headers = [vec![], vec![header("x-a", false)], vec![header("x-b", true), header("x-c", false)]];
+    let headers = [
+        vec![],
+        vec![header("x-a", starts("v"), false)],
+        vec![header("x-b", starts("v"), true), header("x-c", starts("v"), false)],
+        vec![header("x-a", StringMatch::Exact(value("v,w")), false)],
+        vec![header("x-a", StringMatch::Exact(value("")), false), header("x-b", StringMatch::Present, false)],
+        vec![header("x-c", StringMatch::Regex(like("v+,?w*")), false)],
+        vec![header("x-c", StringMatch::Regex(like("(?i)V.*")), false)],
+    ];
     let headers = headers[nth / paths.len() % headers.len()].clone();
     Matcher { path: paths[nth % paths.len()].clone(), headers, ..Matcher::default() }
 }
@@ -520,7 +527,7 @@ fn nth_matcher(nth: usize) -> Matcher {
 proptest::proptest! {
     #[test]
     fn a_glance_never_hides_the_route_that_would_be_found(
-        rules in proptest::collection::vec(0_usize..21, 0..12),
+        rules in proptest::collection::vec(0_usize..56, 0..12),
         path in "(/|/a|/long|/long/path/9|/long/pass|/LONG/x|/longer)(\\?q)?",
         sent in proptest::collection::vec((0_usize..3, "[vw]{0,2}"), 0..3),
     ) {

@@ -16,9 +16,10 @@
 
 use regex::{Regex, RegexBuilder};
 use regex_automata::dfa::{Automaton as _, StartKind, dense};
-use regex_automata::util::syntax;
+use regex_automata::util::{start, syntax};
 use regex_automata::{Anchored, Input};
 use serde::Serialize;
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -39,6 +40,7 @@ pub struct Pattern {
     /// In the `regex` crate's words.
     translated: Arc<str>,
     table: Option<Arc<dense::DFA<Vec<u32>>>>,
+    prefix: SmallVec<[u8; 8]>,
     /// Made when it is needed for the first time; it was compiled before, so it can be.
     regex: OnceLock<Option<Regex>>,
 }
@@ -71,7 +73,8 @@ impl Pattern {
         let table = table(&translated);
         // Kept only where it will be used often.
         let regex = if table.is_none() { OnceLock::from(Some(regex)) } else { OnceLock::new() };
-        Ok(Self { source: source.into(), translated: translated.into(), table, regex })
+        let prefix = table.as_ref().map(|table| prefix(table)).unwrap_or_default();
+        Ok(Self { source: source.into(), translated: translated.into(), table, prefix, regex })
     }
 
     /// For replacing every match inside a text: not anchored.
@@ -81,7 +84,8 @@ impl Pattern {
     pub fn new_unanchored(source: &str) -> Result<Self, PatternError> {
         let translated = translate(source)?;
         let regex = OnceLock::from(Some(compile(&translated)?));
-        Ok(Self { source: source.into(), translated: translated.into(), table: None, regex })
+        let prefix = SmallVec::new();
+        Ok(Self { source: source.into(), translated: translated.into(), table: None, prefix, regex })
     }
 
     fn regex(&self) -> Option<&Regex> {
@@ -99,6 +103,11 @@ impl Pattern {
 
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// What every text that matches begins with; at most 8 bytes of it, and only where it is easily found.
+    pub fn prefix(&self) -> &[u8] {
+        &self.prefix
     }
 
     /// Whether [`Self::replace_all`] can use `replacement` (RE2 `CheckRewriteString`).
@@ -171,6 +180,22 @@ fn table(translated: &str) -> Option<Arc<dense::DFA<Vec<u32>>>> {
         .determinize_size_limit(Some(16 * TABLE_LIMIT));
     let syntax = syntax::Config::new().unicode(false).utf8(false);
     dense::Builder::new().configure(config).syntax(syntax).build(translated).ok().map(Arc::new)
+}
+
+/// The bytes that lead from the start to where the table knows more than one way on. It may be trusted for other texts
+/// than ASCII too: whatever else they could begin with would be a byte from 0x80 on, and so another way.
+fn prefix(table: &dense::DFA<Vec<u32>>) -> SmallVec<[u8; 8]> {
+    let mut prefix = SmallVec::new();
+    let Ok(mut state) = table.start_state(&start::Config::new().anchored(Anchored::Yes)) else { return prefix };
+    // Where a text may end it need not go on.
+    while prefix.len() < prefix.inline_size() && !table.is_match_state(table.next_eoi_state(state)) {
+        let ways = (0..=u8::MAX).map(|byte| (byte, table.next_state(state, byte)));
+        let mut ways = ways.filter(|(_, next)| !table.is_dead_state(*next));
+        let (Some((byte, next)), None) = (ways.next(), ways.next()) else { break };
+        prefix.push(byte);
+        state = next;
+    }
+    prefix
 }
 
 enum Part<'r> {
@@ -452,7 +477,38 @@ mod tests {
         assert!(Pattern::new(r"\p{Greek}").unwrap().is_match("λ"), "no class of bytes: the other way");
     }
 
+    #[test]
+    fn prefixes() {
+        for (pattern, prefix) in [
+            (r"client/2[.].*", "client/2"),
+            ("abc", "abc"),
+            ("ab?c", "a"),
+            ("ab(cd|ce)", "abc"),
+            ("^ab$", "ab"),
+            ("a*", ""),
+            ("a|b", ""),
+            ("(?i)1k", "1"),
+            (".*a", ""),
+            ("", ""),
+            ("ä", ""),
+            ("a[^b]", "a"),
+        ] {
+            assert_eq!(Pattern::new(pattern).unwrap().prefix(), prefix.as_bytes(), "{pattern}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_matches_begins_with_the_prefix(
+            source in r"(\(\?i\))?([a-ckſ.]|\[\^?[a-ck]{1,3}\]|\([a-ck|]{0,4}\)|\\[dwsbWDS]|[*+?^]){0,6}",
+            text in "([a-c]|[kſKK1]){0,8}",
+        ) {
+            if let Ok(pattern) = Pattern::new(&source) {
+                let crates = compile(&pattern.translated).unwrap();
+                prop_assert!(!crates.is_match(&text) || text.as_bytes().starts_with(pattern.prefix()));
+            }
+        }
+
         #[test]
         fn the_table_agrees_with_the_crate(
             source in r"([a-c.]|\[\^?[a-c]{1,3}\]|\([a-c|]{0,4}\)|\\[dwsb]|[*+?$^]|\{1,2\}){0,8}",
