@@ -9,6 +9,7 @@
 
 mod control;
 mod gates;
+mod graph;
 pub mod logging;
 mod metrics;
 mod options;

@@ -49,7 +49,12 @@ fn peers() -> PathBuf {
 
 /// Installs the system's packages of all programs that are missing or too old, at once.
 fn packages(parts: &[Part]) -> Result<()> {
-    let absent = || TOOLS.iter().filter(|tool| parts.contains(&tool.part) && !tool.works()).collect::<Vec<_>>();
+    let absent = || {
+        TOOLS
+            .iter()
+            .filter(|tool| tool.parts.iter().any(|part| parts.contains(part)) && !tool.works())
+            .collect::<Vec<_>>()
+    };
     let before = absent();
     if before.is_empty() {
         sh::say("  ok    programs (there)");
@@ -90,6 +95,7 @@ fn programs(part: Part) -> &'static [&'static str] {
         }
         Part::Java => &["bin/interop-java"],
         Part::Node => &["bin/interop-node"],
+        Part::Browser => &["browser/node_modules/puppeteer-core/package.json"],
     }
 }
 
@@ -114,6 +120,7 @@ fn install(part: Part) -> Result<()> {
         Part::Go => go(&source)?,
         Part::Java => java(&source, &proto)?,
         Part::Node => node(&source, &proto)?,
+        Part::Browser => browser(&source)?,
     }
     fs::write(stamp, inputs)?;
     Ok(())
@@ -188,6 +195,13 @@ fn node(source: &Path, proto: &Path) -> Result<()> {
     sh::step("@grpc/grpc-js", &mut npm).context("Node.js and npm")?;
     let run = format!("export INTEROP_PROTO='{}'\nexec node '{}'", proto.display(), work.join("interop.js").display());
     wrapper("interop-node", &run)
+}
+
+/// puppeteer-core brings no browser of its own.
+fn browser(source: &Path) -> Result<()> {
+    let mut npm = Command::new("npm");
+    npm.current_dir(fresh(source, "browser")?).args(["ci", "--no-audit", "--no-fund"]);
+    sh::step("puppeteer-core", &mut npm).context("Node.js and npm").map(drop)
 }
 
 fn protoc(command: &mut Command) -> &mut Command {

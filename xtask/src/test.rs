@@ -29,6 +29,8 @@ enum Layer {
     Attach,
     /// root: netns pods through kernel and agent
     Node,
+    /// the console in a real Chromium, in front of synthetic agents and a real one; screenshots in target/console
+    Console,
     /// root: what users do, step by step (`cargo xtask scenario all`)
     Scenario,
     /// root: other languages' gRPC clients and servers, h2spec
@@ -37,8 +39,16 @@ enum Layer {
     Smoke,
 }
 
-const LAYERS: &[Layer] =
-    &[Layer::Static, Layer::Unit, Layer::Attach, Layer::Node, Layer::Scenario, Layer::Interop, Layer::Smoke];
+const LAYERS: &[Layer] = &[
+    Layer::Static,
+    Layer::Unit,
+    Layer::Attach,
+    Layer::Node,
+    Layer::Console,
+    Layer::Scenario,
+    Layer::Interop,
+    Layer::Smoke,
+];
 
 type Step = (&'static str, Command);
 
@@ -84,6 +94,11 @@ fn steps(layer: Layer) -> Vec<Step> {
         Layer::Unit => vec![("unit", cargo(&["test", "--quiet"]))],
         Layer::Attach => vec![("build", build_bins()), ("attach", privileged("attach_"))],
         Layer::Node => vec![("samples", privileged("samples")), ("node", privileged("node_"))],
+        Layer::Console => vec![
+            ("peers for the console", xtask(&["peers", "--only", "browser"])),
+            ("build the agent", cargo(&["build", "--quiet", "--profile", "fast", "--package", "mesh-agent", "--bins"])),
+            ("console", console()),
+        ],
         Layer::Scenario => vec![
             // fortio is Go; what Go builds needs the stubs that Python's protoc makes.
             ("peers for scenarios", xtask(&["peers", "--only", "python,go"])),
@@ -131,6 +146,18 @@ fn deny() -> Command {
     command
 }
 
+/// Node.js's own test runner. One file after the other: several browsers would only wait for each other.
+fn console() -> Command {
+    let mut command = Command::new("node");
+    command.current_dir(sh::root()).args(["--test", "--test-reporter=tap", "--test-concurrency=1"]);
+    let files = std::fs::read_dir(sh::root().join("mesh-test/console")).into_iter().flatten().flatten();
+    let mut tests: Vec<_> =
+        files.map(|file| file.path()).filter(|path| path.to_string_lossy().ends_with(".test.mjs")).collect();
+    tests.sort();
+    command.args(tests);
+    command
+}
+
 /// The binaries that node and interop tests start.
 fn build_bins() -> Command {
     cargo(&["build", "--quiet", "--profile", "fast", "--package", "mesh-agent", "--package", "mesh-test", "--bins"])
@@ -158,8 +185,12 @@ fn privileged(prefix: &str) -> Command {
     command
 }
 
-/// Adds up libtest's `test result: ok. 12 passed; 0 failed; …` lines.
+/// Adds up libtest's `test result: ok. 12 passed; 0 failed; …` lines, and Node.js's `# pass 12`.
 fn count_passed(output: &sh::Output) -> usize {
-    let results = output.lines.iter().filter(|l| l.starts_with("test result:"));
-    results.filter_map(|l| l.split(" passed").next()?.rsplit(' ').next()?.parse::<usize>().ok()).sum()
+    let number = |line: &str| match line.strip_prefix("# pass ") {
+        Some(passed) => passed.parse::<usize>().ok(),
+        None if line.starts_with("test result:") => line.split(" passed").next()?.rsplit(' ').next()?.parse().ok(),
+        None => None,
+    };
+    output.lines.iter().filter_map(|line| number(line)).sum()
 }

@@ -19,14 +19,17 @@ pub(crate) enum Part {
     Java,
     /// @grpc/grpc-js
     Node,
+    /// Chromium, and what drives it
+    Browser,
 }
 
-pub(crate) const PARTS: &[Part] = &[Part::Bench, Part::Observe, Part::Python, Part::Go, Part::Java, Part::Node];
+pub(crate) const PARTS: &[Part] =
+    &[Part::Bench, Part::Observe, Part::Python, Part::Go, Part::Java, Part::Node, Part::Browser];
 
 /// A program and what makes it good enough.
 pub(crate) struct Tool {
     pub(crate) name: &'static str,
-    pub(crate) part: Part,
+    pub(crate) parts: &'static [Part],
     /// Debian's packages of it.
     pub(crate) packages: &'static [&'static str],
     /// Arguments that make it print its version; none: being there is enough.
@@ -35,27 +38,29 @@ pub(crate) struct Tool {
     least: (u32, u32),
 }
 
-const fn tool(name: &'static str, part: Part, packages: &'static [&'static str]) -> Tool {
-    Tool { name, part, packages, probe: &[], least: (0, 0) }
+const fn tool(name: &'static str, parts: &'static [Part], packages: &'static [&'static str]) -> Tool {
+    Tool { name, parts, packages, probe: &[], least: (0, 0) }
 }
 
 pub(crate) const TOOLS: &[Tool] = &[
-    tool("haproxy", Part::Bench, &["haproxy"]),
-    tool("nginx", Part::Bench, &["nginx"]),
-    tool("prometheus", Part::Observe, &["prometheus"]),
-    tool("promtool", Part::Observe, &["prometheus"]),
+    tool("haproxy", &[Part::Bench], &["haproxy"]),
+    tool("nginx", &[Part::Bench], &["nginx"]),
+    tool("prometheus", &[Part::Observe], &["prometheus"]),
+    tool("promtool", &[Part::Observe], &["prometheus"]),
     // Debian's python3 lacks ensurepip until python3-venv is installed.
     Tool {
         probe: &["-c", "import ensurepip, sys; print(sys.version)"],
         least: (3, 9),
-        ..tool("python3", Part::Python, &["python3", "python3-venv"])
+        ..tool("python3", &[Part::Python], &["python3", "python3-venv"])
     },
     // From 1.21 on, go fetches the toolchain that go.mod names.
-    Tool { probe: &["version"], least: (1, 21), ..tool("go", Part::Go, &["golang-go"]) },
-    Tool { probe: &["--version"], least: (17, 0), ..tool("javac", Part::Java, &["default-jdk-headless"]) },
-    tool("mvn", Part::Java, &["maven"]),
-    Tool { probe: &["--version"], least: (18, 0), ..tool("node", Part::Node, &["nodejs"]) },
-    tool("npm", Part::Node, &["npm"]),
+    Tool { probe: &["version"], least: (1, 21), ..tool("go", &[Part::Go], &["golang-go"]) },
+    Tool { probe: &["--version"], least: (17, 0), ..tool("javac", &[Part::Java], &["default-jdk-headless"]) },
+    tool("mvn", &[Part::Java], &["maven"]),
+    Tool { probe: &["--version"], least: (18, 0), ..tool("node", &[Part::Node, Part::Browser], &["nodejs"]) },
+    tool("npm", &[Part::Node, Part::Browser], &["npm"]),
+    // Any Chromium or Chrome that is named so does (`mesh-test/console/support.mjs`).
+    tool("chromium", &[Part::Browser], &["chromium", "fonts-dejavu-core"]),
 ];
 
 impl Tool {

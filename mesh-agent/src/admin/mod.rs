@@ -25,6 +25,7 @@ pub enum Question {
     Services,
     Workloads,
     Kernel,
+    Graph,
     Snapshot,
     Diagnostics,
     Connections,

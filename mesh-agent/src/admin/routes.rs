@@ -16,6 +16,7 @@ const PATHS: &[(&str, &str)] = &[
     ("GET /workloads", "pods: in the mesh, served elsewhere, or outside and why"),
     ("GET /kernel", "programs, maps (decoded), counters"),
     ("GET /snapshot", "the configuration in force, as compiled"),
+    ("GET /graph", "who calls whom, counted since the start"),
     ("GET /diagnostics", "what is wrong with the configuration"),
     ("GET /connections", "open connections: counts, and the oldest one by one"),
     (
@@ -58,6 +59,7 @@ pub(super) fn question(method: &Method, path: &str, format: Format, body: &[u8])
         "/workloads" => read(Question::Workloads),
         "/kernel" => read(Question::Kernel),
         "/snapshot" => read(Question::Snapshot),
+        "/graph" => read(Question::Graph),
         "/diagnostics" => read(Question::Diagnostics),
         "/connections" => read(Question::Connections),
         "/metrics" => read(Question::Metrics(format)),

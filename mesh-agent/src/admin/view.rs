@@ -4,6 +4,7 @@
 //! change of the agent's own types. Durations say their unit in the field's name.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -257,6 +258,52 @@ pub struct MapRow {
 pub struct Counter {
     pub reason: String,
     pub count: u64,
+}
+
+/// `GET /graph`: who calls whom. Everything is counted since the agent's start: two answers make a rate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Graph {
+    pub node: String,
+    /// Upper bounds of the buckets of durations, milliseconds; the last bucket is above them.
+    pub bounds_ms: Vec<f64>,
+    pub edges: Vec<Edge>,
+}
+
+/// Calls of one workload to another through one Service by one protocol.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Edge {
+    pub source: Peer,
+    pub destination: Peer,
+    /// `namespace/name` of the Service; the host where none was declared.
+    pub service: String,
+    /// `http`, `grpc`, `tcp`
+    pub protocol: String,
+    /// `mutual_tls`: secured by the mesh; `none`
+    pub security: String,
+    pub requests: u64,
+    /// Requests for which the destination is to blame: 5xx, no answer, gRPC INTERNAL, UNAVAILABLE, DATA_LOSS.
+    pub failures: u64,
+    /// Requests by status code, `0` without an answer, or by `grpc 14` where the gRPC status is not OK.
+    pub codes: BTreeMap<String, u64>,
+    /// Requests by duration, not cumulative.
+    pub buckets: Vec<u64>,
+    /// From the source, heads included.
+    pub request_bytes: u64,
+    /// To the source.
+    pub response_bytes: u64,
+    /// Opaque connections: ever, and now.
+    pub opened: u64,
+    pub open: u64,
+}
+
+/// An end of calls; all empty: a client that is no pod of the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    pub namespace: String,
+    /// What owns the pods: `reviews-v1`; empty where no endpoint was chosen or it is no pod.
+    pub workload: String,
+    /// The workload's canonical service: `reviews`.
+    pub service: String,
 }
 
 /// One row of `GET /diagnostics`.

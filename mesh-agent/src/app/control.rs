@@ -8,7 +8,7 @@ use super::metrics::{self, Gauges, Placed};
 use super::parts::{self, Captured};
 use super::pods::{Pods, log_problems};
 use super::signals::Signals;
-use super::{LogControl, Options, SkMsg, selftest, views};
+use super::{LogControl, Options, SkMsg, graph, selftest, views};
 use crate::admin::{self, Answer, Ask, Asker, Question, Refusal, view};
 use crate::balance::Registry;
 use crate::config::compile::{Compiler, Settings as CompileSettings, Update};
@@ -338,6 +338,7 @@ impl Control {
             Question::Services => Answer::json(&views::services(&snapshot, self.captured.is_some())),
             Question::Workloads => Answer::json(&views::workloads(&snapshot, self.watched_pods())),
             Question::Kernel => self.kernel(),
+            Question::Graph => Answer::json(&graph::view(&self.metrics, &snapshot, &self.options.node)),
             Question::Snapshot => Answer::json(&views::snapshot(&snapshot)),
             Question::Diagnostics => {
                 let all = [self.findings(), self.compiler.analysis()].concat();

@@ -6,6 +6,7 @@
 mod analyze;
 mod client;
 mod connections;
+mod dashboard;
 mod diagnostics;
 mod endpoints;
 mod explain;
@@ -24,11 +25,13 @@ pub use client::ClientError;
 pub use output::Format;
 pub use run::RunArgs;
 
+use crate::admin::SOCKET_NAME;
 use anyhow::Result;
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use client::Client;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Undermesh's node agent: balances each request of this node's pods, without sidecars.
@@ -49,6 +52,7 @@ Examples:
   mesh-agent status                                   is the mesh in order, and if not, why
   mesh-agent endpoints default/reviews                who answers, how fast, how many requests are with them now
   mesh-agent explain --from deploy/web reviews:9080/  where does this request go, and why
+  mesh-agent dashboard                                the console: service graph, workloads, explain, in a browser
   mesh-agent analyze ./mesh.d                         what is wrong with a folder of YAML, and what to do
   mesh-agent services -o json | jq '.[].name'         every answer as JSON or YAML
   mesh-agent log-level 'info,mesh_agent::connect=debug'
@@ -58,9 +62,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no agent to ask.";
 /// Where the agent is, for those that ask it; where it shall be, for `run`.
 #[derive(Debug, Args)]
 pub struct Place {
-    /// The agent's directory; its admin socket is `agent.sock` in there
+    /// The agent's directory; its admin socket is `agent.sock` in there (`dashboard` takes several)
     #[arg(long, global = true, env = "UNDERMESH_RUN_DIR", value_name = "DIR", default_value = "/run/undermesh")]
-    pub run_dir: PathBuf,
+    pub run_dir: Vec<PathBuf>,
     /// The admin socket, if it is elsewhere (not for `run`)
     #[arg(long, global = true, env = "UNDERMESH_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -87,6 +91,8 @@ pub enum Command {
     Connections,
     /// Pods: in the mesh, served elsewhere, or outside and why
     Workloads,
+    /// Open the console: live service graph, services, workloads, explain, nodes; in a browser on this machine
+    Dashboard(dashboard::DashboardArgs),
     /// eBPF programs, maps (decoded) and counters; switch socket redirection
     Kernel(kernel::KernelArgs),
     /// What is wrong with the configuration: file, object, field, fix
@@ -105,6 +111,10 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return wrong_usage(&error),
     };
+    if place.run_dir.len() > 1 && !matches!(command, Command::Dashboard(_)) {
+        let text = "--run-dir names one agent here; `dashboard` takes several";
+        return wrong_usage(&Cli::command().error(ErrorKind::ArgumentConflict, text));
+    }
     let explains = matches!(command, Command::Explain(_));
     match dispatch(&place, command) {
         Ok(code) => code,
@@ -133,7 +143,8 @@ fn dispatch(place: &Place, command: Command) -> Result<ExitCode> {
     let done = match command {
         Command::Analyze(args) => return analyze::run(&client, place.output, &args),
         Command::Explain(args) => return explain::run(&client, place.output, *args),
-        Command::Run(args) => run::run(&place.run_dir, *args),
+        Command::Dashboard(args) => dashboard::run(place.sockets(), place.output, &args),
+        Command::Run(args) => run::run(place.run_dir(), *args),
         Command::Status => status::run(&client, place.output),
         Command::Endpoints(args) => endpoints::run(&client, place.output, &args),
         Command::Services(args) => services::run(&client, place.output, &args),
@@ -158,8 +169,21 @@ fn chain(error: &anyhow::Error) -> String {
 }
 
 impl Place {
+    /// There is one: `main` refuses more, and there is a default.
+    fn run_dir(&self) -> &Path {
+        self.run_dir.first().map_or(Path::new(""), PathBuf::as_path)
+    }
+
     fn socket(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| self.run_dir.join(crate::admin::SOCKET_NAME))
+        self.socket.clone().unwrap_or_else(|| self.run_dir().join(SOCKET_NAME))
+    }
+
+    /// Of each agent that was named.
+    fn sockets(&self) -> Vec<PathBuf> {
+        match &self.socket {
+            Some(socket) => vec![socket.clone()],
+            None => self.run_dir.iter().map(|dir| dir.join(SOCKET_NAME)).collect(),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 fn options(args: &[&str]) -> Options {
     let cli = Cli::try_parse_from(["mesh-agent", "run"].iter().chain(args)).expect("flags parse");
     let Command::Run(run) = cli.command else { panic!("run was asked for") };
-    run.options(&cli.place.run_dir).expect("options")
+    run.options(cli.place.run_dir()).expect("options")
 }
 
 fn refusal(args: &[&str]) -> String {
@@ -79,6 +79,8 @@ fn place_and_format_may_stand_behind_the_subcommand() {
     assert_eq!(cli.place.socket(), Path::new("/x/agent.sock"));
     let cli = Cli::try_parse_from(["mesh-agent", "--socket", "/y.sock", "services"]).expect("parses");
     assert_eq!(cli.place.socket(), Path::new("/y.sock"));
+    let cli = Cli::try_parse_from(["mesh-agent", "dashboard", "--run-dir=/a", "--run-dir=/b"]).expect("parses");
+    assert_eq!(cli.place.sockets(), [Path::new("/a/agent.sock"), Path::new("/b/agent.sock")]);
 }
 
 #[test]

@@ -284,5 +284,13 @@ pub(super) fn label(text: &mut String, name: &str, value: &str) {
     text.push('"');
 }
 
+/// The value of a label in labels as they are written; for those that need no escapes. Empty where there is none.
+pub(super) fn value_of<'a>(labels: &'a str, name: &str) -> &'a str {
+    let starts = labels.match_indices(name).map(|(at, _)| labels.split_at(at));
+    let found = starts.filter(|(before, _)| before.is_empty() || before.ends_with("\","));
+    let mut values = found.filter_map(|(_, rest)| rest.strip_prefix(name)?.strip_prefix("=\""));
+    values.find_map(|value| value.split_once('"')).map_or("", |(value, _)| value)
+}
+
 #[cfg(test)]
 mod tests;

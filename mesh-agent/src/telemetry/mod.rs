@@ -10,6 +10,7 @@ mod attributes;
 mod cells;
 mod exposition;
 mod external;
+pub mod graph;
 mod labels;
 mod meter;
 mod metrics;

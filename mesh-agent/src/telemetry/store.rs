@@ -175,6 +175,15 @@ impl Store {
         all.into_iter().for_each(|((family, labels), series)| each(*family, labels, series.parts.value()));
     }
 
+    /// Every series that says who it is about: all but overflow's.
+    pub(super) fn read_known(&self, mut each: impl FnMut(Family, &Who, &str, Value)) {
+        for ((family, labels), series) in &self.lock().series {
+            if let Some(who) = &series.who {
+                each(*family, who, labels, series.parts.value());
+            }
+        }
+    }
+
     /// Drops what nobody counts under and `alive` has not known for long enough.
     pub(super) fn sweep(&self, now: Nanos, alive: impl Fn(&Who) -> bool) {
         let known = &mut *self.lock();
