@@ -87,6 +87,28 @@ fn a_frozen_agent_fails_open_as_a_dead_one_does() {
     lab.finish().unwrap();
 }
 
+/// The user's word that repeating is harmless, whatever a replica did with the call (SEMANTICS §3 "Retries").
+const RETRY_RESETS: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ws002-pingpong, namespace: pingpong}
+spec:
+  hosts: [ws002-pingpong]
+  http:
+  - route: [{destination: {host: ws002-pingpong}}]
+    retries: {attempts: 2, retryOn: 'reset,connect-failure,refused-stream'}
+";
+
+/// In turn, so that sooner or later each stream of a closed loop is with any one replica.
+const IN_TURN: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: ws002-pingpong, namespace: pingpong}
+spec:
+  host: ws002-pingpong
+  trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}
+";
+
 #[test]
 fn a_replica_killed_under_load_costs_at_most_what_it_was_doing() {
     let (lab, client) = pingpong(3);
@@ -100,6 +122,50 @@ fn a_replica_killed_under_load_costs_at_most_what_it_was_doing() {
     assert!(report.ok > 400 && report.failed <= 5, "{report:?}");
     only_with(victim, &report);
     assert_eq!(report.connections_opened, 1, "the client's connection is the agent's, not the replica's: {report:?}");
+    lab.finish().unwrap();
+}
+
+#[test]
+fn a_killed_replica_costs_the_calls_it_had_and_none_where_resets_are_retried() {
+    let (lab, client) = pingpong(3);
+    lab.apply_yaml(IN_TURN).unwrap();
+    let calls = 12;
+    let killed = |index: usize| {
+        let concurrency = calls.to_string();
+        let args = ["--target", "ws002-pingpong:9000", "--concurrency", &concurrency, "--timeout-ms", "60000"];
+        let mut load = client.start_load(&args).unwrap();
+        let victim = &lab.pods_of("pingpong", "ws002-pingpong")[index];
+        // Frozen it answers nothing, so all calls end up with it; then it is known what it has when it dies.
+        let with_victim = || {
+            let rows = lab.agent(0).ask(&["endpoints", "ws002-pingpong"]).unwrap_or_default();
+            let rows = rows.as_array().cloned().unwrap_or_default();
+            let name = format!("pingpong/{}", victim.name());
+            // A pod is one endpoint, whichever of its addresses a row is of.
+            rows.iter()
+                .filter(|row| row["workload"] == *name)
+                .filter_map(|row| row["active"].as_u64())
+                .max()
+                .unwrap_or(0)
+        };
+        assert!(eventually(Duration::from_secs(10), || with_victim() > 0), "the load runs");
+        victim.freeze().unwrap();
+        assert!(eventually(Duration::from_secs(20), || with_victim() == calls), "{} calls", with_victim());
+        victim.crash().unwrap();
+        std::thread::sleep(Duration::from_millis(1500));
+        let report = finish_load(&mut load).unwrap();
+        assert_eq!(report.connections_opened, 1, "{report:?}");
+        assert!(report.ok > calls, "the others go on: {report:?}");
+        println!("killed with {calls} calls: {} ok, {} failed {:?}", report.ok, report.failed, report.errors);
+        only_with(victim, &report);
+        report.failed
+    };
+    assert_eq!(killed(0), calls, "what was sent and not answered is not sent again unasked");
+    settled(&lab, "pingpong/ws002-pingpong:9000", 3);
+    lab.apply_yaml(RETRY_RESETS).unwrap();
+    let asked = ["explain", "--from", "pingpong/client", "grpc://ws002-pingpong:9000/pingpong.PingPong/Ping"];
+    let retry = || lab.agent(0).ask(&asked).unwrap_or_default()["retry"].to_string();
+    assert!(eventually(Duration::from_secs(5), || retry().contains("reset")), "{}", retry());
+    assert_eq!(killed(1), 0, "the user's policy repeats it");
     lab.finish().unwrap();
 }
 

@@ -72,7 +72,7 @@ pub fn settled(lab: &Lab, service: &str, ready: usize) {
             .collect();
         pods.len()
     };
-    assert!(eventually(Duration::from_secs(5), || seen() == ready), "{service}: {} ready, not {ready}", seen());
+    assert!(eventually(Duration::from_secs(20), || seen() == ready), "{service}: {} ready, not {ready}", seen());
 }
 
 /// Every replica within one of an even share.
