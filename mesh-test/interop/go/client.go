@@ -228,6 +228,11 @@ func (c *client) cancel(ctx context.Context) error {
 	if _, err := stream.Recv(); err != nil {
 		return err
 	}
+	// The server has something to do when the call is cancelled.
+	if err := stream.Send(&pb.Request{Replies: 1, DelayMs: 3_000}); err != nil {
+		return err
+	}
+	time.Sleep(100 * time.Millisecond)
 	stop()
 	if _, err := stream.Recv(); status.Code(err) != codes.Canceled {
 		return fmt.Errorf("after cancel: %v", err)

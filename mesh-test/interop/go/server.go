@@ -56,8 +56,8 @@ func serve(bind string, port int, name string) error {
 	})
 }
 
-// begin echoes metadata and counts the call; the returned function counts its cancellation.
-func (s *server) begin(ctx context.Context, setHeader, setTrailer func(metadata.MD)) func() {
+// begin echoes metadata and counts the call.
+func (s *server) begin(ctx context.Context, setHeader, setTrailer func(metadata.MD)) {
 	s.calls.Add(1)
 	md, _ := metadata.FromIncomingContext(ctx)
 	if v := md.Get("x-interop-echo"); len(v) > 0 {
@@ -65,11 +65,6 @@ func (s *server) begin(ctx context.Context, setHeader, setTrailer func(metadata.
 	}
 	if v := md.Get("x-interop-echo-bin"); len(v) > 0 {
 		setTrailer(metadata.Pairs("x-interop-echo-bin", v[0]))
-	}
-	return func() {
-		if errors.Is(ctx.Err(), context.Canceled) {
-			s.cancelled.Add(1)
-		}
 	}
 }
 
@@ -101,8 +96,7 @@ func wait(ctx context.Context, request *pb.Request) error {
 }
 
 func (s *server) Unary(ctx context.Context, request *pb.Request) (*pb.Reply, error) {
-	end := s.begin(ctx, func(md metadata.MD) { _ = grpc.SetHeader(ctx, md) }, func(md metadata.MD) { _ = grpc.SetTrailer(ctx, md) })
-	defer end()
+	s.begin(ctx, func(md metadata.MD) { _ = grpc.SetHeader(ctx, md) }, func(md metadata.MD) { _ = grpc.SetTrailer(ctx, md) })
 	if err := wait(ctx, request); err != nil {
 		return nil, err
 	}
@@ -114,7 +108,7 @@ func (s *server) Unary(ctx context.Context, request *pb.Request) (*pb.Reply, err
 
 func (s *server) ServerStream(request *pb.Request, stream pb.Interop_ServerStreamServer) error {
 	ctx := stream.Context()
-	defer s.begin(ctx, func(md metadata.MD) { _ = stream.SetHeader(md) }, stream.SetTrailer)()
+	s.begin(ctx, func(md metadata.MD) { _ = stream.SetHeader(md) }, stream.SetTrailer)
 	if err := wait(ctx, request); err != nil {
 		return err
 	}
@@ -128,7 +122,7 @@ func (s *server) ServerStream(request *pb.Request, stream pb.Interop_ServerStrea
 
 func (s *server) ClientStream(stream pb.Interop_ClientStreamServer) error {
 	ctx := stream.Context()
-	defer s.begin(ctx, func(md metadata.MD) { _ = stream.SetHeader(md) }, stream.SetTrailer)()
+	s.begin(ctx, func(md metadata.MD) { _ = stream.SetHeader(md) }, stream.SetTrailer)
 	last, bytes, messages := &pb.Request{}, uint64(0), uint32(0)
 	for {
 		request, err := stream.Recv()
@@ -148,7 +142,12 @@ func (s *server) ClientStream(stream pb.Interop_ClientStreamServer) error {
 
 func (s *server) BidiStream(stream pb.Interop_BidiStreamServer) error {
 	ctx := stream.Context()
-	defer s.begin(ctx, func(md metadata.MD) { _ = stream.SetHeader(md) }, stream.SetTrailer)()
+	s.begin(ctx, func(md metadata.MD) { _ = stream.SetHeader(md) }, stream.SetTrailer)
+	defer func() {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			s.cancelled.Add(1)
+		}
+	}()
 	bytes, messages := uint64(0), uint32(0)
 	for {
 		request, err := stream.Recv()

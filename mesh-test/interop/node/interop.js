@@ -28,10 +28,6 @@ function server({ port, name, bind }) {
     call.metadata.get('x-interop-echo').forEach((v) => header.set('x-interop-echo', v));
     call.metadata.get('x-interop-echo-bin').forEach((v) => trailer.set('x-interop-echo-bin', v));
     call.sendMetadata(header);
-    call.on('cancelled', () => {
-      // grpc-js says so at the end of good calls as well, and when the deadline strikes.
-      if (!call.answered && !(Number(call.getDeadline()) <= Date.now())) stats.cancelled += 1;
-    });
     return trailer;
   };
   const reply = (call, request, bytes, messages) => {
@@ -94,6 +90,8 @@ function server({ port, name, bind }) {
     },
     BidiStream(call) {
       const trailer = begin(call);
+      // grpc-js says so at the end of good calls as well.
+      call.on('cancelled', () => (stats.cancelled += call.answered ? 0 : 1));
       let bytes = 0;
       let messages = 0;
       // Requests are obeyed one after the other. (An async iterator would destroy the call at half-close.)
@@ -231,6 +229,9 @@ function cases(stub, { count, large }, pods, servers) {
       const replies = call[Symbol.asyncIterator]();
       call.write({ replies: 1 });
       check(!(await replies.next()).done, 'no first reply');
+      // Node ends the requests before it resets the stream: a server that had nothing to do would be done by then.
+      call.write({ replies: 1, delay_ms: 3_000 });
+      await sleep(100);
       call.cancel();
       await expect(grpc.status.CANCELLED, null, replies.next());
     },

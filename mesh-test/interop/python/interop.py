@@ -40,19 +40,14 @@ class Interop(stubs.InteropServicer):
         if "x-interop-echo-bin" in sent:
             context.set_trailing_metadata([("x-interop-echo-bin", sent["x-interop-echo-bin"])])
         done = threading.Event()
-        remaining = context.time_remaining()
-
-        def ended():
-            # grpcio calls this at every end; cancelled is an end whose handler had not finished and no deadline struck.
-            struck = remaining is not None and (context.time_remaining() or 0) <= 0
-            if not context.finished and not struck:
-                with self.lock:
-                    self.cancelled += 1
-            done.set()
-
-        context.finished = False
-        context.add_callback(ended)
+        context.add_callback(done.set)
         return done
+
+    def ended(self, context):
+        # grpcio calls this at every end; cancelled is one whose handler had not finished.
+        if not context.finished:
+            with self.lock:
+                self.cancelled += 1
 
     def reply(self, context, request, received_bytes, messages):
         left = context.time_remaining()
@@ -70,14 +65,12 @@ class Interop(stubs.InteropServicer):
     @staticmethod
     def failure(context, request):
         if request.fail_code:
-            context.finished = True
             context.abort(CODES[request.fail_code], request.fail_message)
 
     def Unary(self, request, context):
         done = self.begin(context)
         done.wait(request.delay_ms / 1000)
         self.failure(context, request)
-        context.finished = not done.is_set()
         return self.reply(context, request, len(request.payload), 1)
 
     def ServerStream(self, request, context):
@@ -86,7 +79,6 @@ class Interop(stubs.InteropServicer):
         for _ in range(request.replies):
             yield self.reply(context, request, len(request.payload), 1)
         self.failure(context, request)
-        context.finished = True
 
     def ClientStream(self, requests, context):
         self.begin(context)
@@ -94,11 +86,12 @@ class Interop(stubs.InteropServicer):
         for last in requests:
             size, messages = size + len(last.payload), messages + 1
         self.failure(context, last)
-        context.finished = True
         return self.reply(context, last, size, messages)
 
     def BidiStream(self, requests, context):
         done = self.begin(context)
+        context.add_callback(lambda: self.ended(context))
+        context.finished = False
         size, messages = 0, 0
         for request in requests:
             size, messages = size + len(request.payload), messages + 1
@@ -212,10 +205,13 @@ class Client:
 
         def requests():
             yield pb.Request(replies=1)
+            # The server has something to do when the call is cancelled.
+            yield pb.Request(replies=1, delay_ms=3_000)
             stop.wait(60)
 
         call = self.stub.BidiStream(requests(), timeout=60)
         next(call)
+        time.sleep(0.1)
         call.cancel()
         expect(grpc.StatusCode.CANCELLED, None, lambda: next(call))
         stop.set()

@@ -174,6 +174,9 @@ async fn cancel(mut stub: Stub) -> Result<()> {
     send.send(Request { replies: 1, ..Request::default() }).await?;
     let mut replies = stub.bidi_stream(ReceiverStream::new(requests)).await?.into_inner();
     ensure!(replies.message().await?.is_some(), "no first reply");
+    // hyper ends the requests before it resets the stream: a server that had nothing to do would be done by then.
+    send.send(Request { replies: 1, delay_ms: 3_000, ..Request::default() }).await?;
+    tokio::time::sleep(Duration::from_millis(100)).await;
     // Dropping both halves resets the stream; the server's summary counts it.
     drop(replies);
     drop(send);

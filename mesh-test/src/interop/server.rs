@@ -1,4 +1,4 @@
-//! The server: echoes metadata, replies as asked, counts calls that were cancelled.
+//! The server: echoes metadata, replies as asked, counts bidirectional calls that were cancelled.
 
 use super::pb::interop_server::{Interop, InteropServer};
 use super::pb::{Reply, Request};
@@ -61,21 +61,15 @@ struct Server {
     stats: Arc<Stats>,
 }
 
-/// One call: dropped before [`Call::end`] means that the client went away, or its deadline struck.
 struct Call {
     name: String,
     stats: Arc<Stats>,
     deadline: Option<Instant>,
     echo: MetadataMap,
     trailer: MetadataMap,
-    ended: bool,
 }
 
 impl Call {
-    fn end(&mut self) {
-        self.ended = true;
-    }
-
     fn reply(&self, request: &Request, bytes: usize, messages: u32) -> Reply {
         let left = self.deadline.map(|d| d.saturating_duration_since(Instant::now()).as_millis().max(1));
         Reply {
@@ -102,15 +96,6 @@ impl Call {
     }
 }
 
-impl Drop for Call {
-    fn drop(&mut self) {
-        let struck = self.deadline.is_some_and(|d| d <= Instant::now());
-        if !self.ended && !struck {
-            self.stats.cancelled.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
 impl Server {
     fn begin(&self, metadata: &MetadataMap) -> Call {
         self.stats.calls.fetch_add(1, Ordering::Relaxed);
@@ -125,7 +110,7 @@ impl Server {
         }
         let timeout = metadata.get("grpc-timeout").and_then(|v| v.to_str().ok()).and_then(timeout);
         let deadline = timeout.map(|t| Instant::now() + t);
-        Call { name: self.name.clone(), stats: self.stats.clone(), deadline, echo, trailer, ended: false }
+        Call { name: self.name.clone(), stats: self.stats.clone(), deadline, echo, trailer }
     }
 }
 
@@ -137,16 +122,15 @@ impl Interop for Server {
     type BidiStreamStream = Replies;
 
     async fn unary(&self, request: tonic::Request<Request>) -> Result<Response<Reply>, Status> {
-        let mut call = self.begin(request.metadata());
+        let call = self.begin(request.metadata());
         let request = request.into_inner();
         wait(&request).await;
-        call.end();
         call.failure(&request)?;
         Ok(call.response(call.reply(&request, request.payload.len(), 1)))
     }
 
     async fn server_stream(&self, request: tonic::Request<Request>) -> Result<Response<Replies>, Status> {
-        let mut call = self.begin(request.metadata());
+        let call = self.begin(request.metadata());
         let request = request.into_inner();
         wait(&request).await;
         let (send, receive) = mpsc::channel(8);
@@ -158,7 +142,6 @@ impl Interop for Server {
                     return;
                 }
             }
-            call.end();
             if let Err(status) = call.failure(&request) {
                 // Fails when the client has gone: nobody to tell.
                 let _ = send.send(Err(status)).await;
@@ -168,7 +151,7 @@ impl Interop for Server {
     }
 
     async fn client_stream(&self, requests: tonic::Request<Streaming<Request>>) -> Result<Response<Reply>, Status> {
-        let mut call = self.begin(requests.metadata());
+        let call = self.begin(requests.metadata());
         let mut requests = requests.into_inner();
         let (mut last, mut bytes, mut messages) = (Request::default(), 0, 0);
         while let Some(request) = requests.message().await? {
@@ -176,42 +159,45 @@ impl Interop for Server {
             messages += 1;
             last = request;
         }
-        call.end();
         call.failure(&last)?;
         Ok(call.response(call.reply(&last, bytes, messages)))
     }
 
     async fn bidi_stream(&self, requests: tonic::Request<Streaming<Request>>) -> Result<Response<Replies>, Status> {
-        let mut call = self.begin(requests.metadata());
-        let mut requests = requests.into_inner();
+        let call = self.begin(requests.metadata());
+        let requests = requests.into_inner();
         let (send, receive) = mpsc::channel(8);
         let response = call.response(stream(receive));
         tokio::spawn(async move {
-            let (mut bytes, mut messages) = (0, 0);
-            while let Some(request) = requests.next().await {
-                // An error here is the client's reset: the call is dropped without an end.
-                let Ok(request) = request else { return };
-                bytes += request.payload.len();
-                messages += 1;
-                wait(&request).await;
-                for _ in 0..request.replies {
-                    if send.send(Ok(call.reply(&request, bytes, messages))).await.is_err() {
-                        return;
-                    }
-                }
-                if let Err(status) = call.failure(&request) {
-                    call.end();
-                    // Fails when the client has gone: nobody to tell.
-                    let _ = send.send(Err(status)).await;
-                    return;
-                }
-            }
-            // h2 shows the client's CANCEL as the end of its requests; the closed channel tells them apart.
-            if !send.is_closed() {
-                call.end();
+            tokio::select! {
+                biased;
+                // tonic drops the replies when the call is reset, whatever it is doing.
+                () = send.closed() => drop(call.stats.cancelled.fetch_add(1, Ordering::Relaxed)),
+                () = answer(&call, requests, &send) => {}
             }
         });
         Ok(response)
+    }
+}
+
+/// Obeys the requests of one call, until they end or one asks for a failure.
+async fn answer(call: &Call, mut requests: Streaming<Request>, send: &mpsc::Sender<Result<Reply, Status>>) {
+    let (mut bytes, mut messages) = (0, 0);
+    while let Some(request) = requests.next().await {
+        // The client's reset; how it is told is the caller's to see.
+        let Ok(request) = request else { return send.closed().await };
+        bytes += request.payload.len();
+        messages += 1;
+        wait(&request).await;
+        for _ in 0..request.replies {
+            if send.send(Ok(call.reply(&request, bytes, messages))).await.is_err() {
+                return send.closed().await;
+            }
+        }
+        if let Err(status) = call.failure(&request) {
+            // Fails when the client has gone: nobody to tell.
+            return drop(send.send(Err(status)).await);
+        }
     }
 }
 

@@ -236,12 +236,12 @@ final class Client {
   private void cancel() throws Exception {
     Inbox inbox = new Inbox();
     try (Context.CancellableContext context = Context.current().withCancellation()) {
-      context.call(() -> {
-        StreamObserver<Request> requests = async().bidiStream(inbox);
-        requests.onNext(Request.newBuilder().setReplies(1).build());
-        return requests;
-      });
+      StreamObserver<Request> requests = context.call(() -> async().bidiStream(inbox));
+      requests.onNext(Request.newBuilder().setReplies(1).build());
       check(inbox.next() != null, "no first reply");
+      // The server has something to do when the call is cancelled.
+      requests.onNext(Request.newBuilder().setReplies(1).setDelayMs(3_000).build());
+      Thread.sleep(100);
       context.cancel(null);
       expect(Status.Code.CANCELLED, null, inbox::next);
     }
