@@ -147,6 +147,9 @@ fn braced(labels: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::store::Labels;
+    use crate::telemetry::{Callee, Reporter, Who};
+    use prometheus::core::Collector as _;
 
     #[test]
     fn formats_are_what_the_scraper_accepts() {
@@ -155,6 +158,35 @@ mod tests {
         for older in ["", "*/*", "text/plain", "text/plain, application/openmetrics-text; q=0"] {
             assert_eq!(Format::of(older), Format::Text, "{older}");
         }
+    }
+
+    #[test]
+    fn both_formats_say_the_same_and_one_has_exemplars() {
+        let store = Store::new(1_000);
+        let callee = Callee::undeclared("x", None).into();
+        let labels = Labels { text: "reporter=\"source\"".into(), who: Who::new(None, None, &callee).into() };
+        store.counter(Family::Requests, 0, Reporter::Source, &labels).add(2);
+        let duration = store.histogram(Family::Duration, 0, Reporter::Source, &labels);
+        duration.observe(700, None);
+        duration.observe(2_500, Some(0xabc));
+        let own = prometheus::IntCounterVec::new(prometheus::Opts::new("mesh_a_total", "A."), &["why"]).unwrap();
+        own.with_label_values(&["a\"b"]).inc();
+        let families = own.collect();
+        let (text, open) = (write(Format::Text, &families, &store), write(Format::OpenMetrics, &families, &store));
+        for (format, part) in [
+            (&text, "# TYPE mesh_a_total counter\nmesh_a_total{why=\"a\\\"b\"} 1\n"),
+            (&text, "# TYPE istio_requests_total counter\nistio_requests_total{reporter=\"source\"} 2\n"),
+            (&text, "istio_request_duration_milliseconds_bucket{reporter=\"source\",le=\"1\"} 1\n"),
+            (&text, "istio_request_duration_milliseconds_bucket{reporter=\"source\",le=\"+Inf\"} 2\n"),
+            (&text, "istio_request_duration_milliseconds_sum{reporter=\"source\"} 3.2\n"),
+            (&open, "# TYPE mesh_a counter\nmesh_a_total{why=\"a\\\"b\"} 1\n"),
+            (&open, "# TYPE istio_requests counter\nistio_requests_total{reporter=\"source\"} 2\n"),
+            (&open, "le=\"5.0\"} 2 # {trace_id=\"00000000000000000000000000000abc\"} 2.5 "),
+            (&open, "istio_request_duration_milliseconds_count{reporter=\"source\"} 2\n# EOF\n"),
+        ] {
+            assert!(format.contains(part), "{part}\n{format}");
+        }
+        assert!(!text.contains("trace_id") && !text.contains("EOF"), "{text}");
     }
 
     #[test]

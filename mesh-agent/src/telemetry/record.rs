@@ -182,3 +182,12 @@ impl Drop for Record {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// It moves from stage to stage with each request.
+    #[test]
+    fn a_record_stays_small() {
+        assert!(size_of::<super::Record>() <= 400, "{}", size_of::<super::Record>());
+    }
+}
