@@ -5,7 +5,7 @@
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE, COOKIE};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use mesh_agent::balance::{RequestFacts, affinity};
 use mesh_agent::body::{Body, Chunk, GrpcWeb};
 use mesh_agent::config::compile::{Settings, compile};
@@ -16,6 +16,8 @@ use mesh_agent::route::rewrite;
 use mesh_agent::snapshot::ServiceName;
 use mesh_agent::snapshot::policy::HashKey;
 use mesh_agent::snapshot::route::{PathMatch, PathRewrite, Pattern};
+use mesh_agent::snapshot::tracing::Formats;
+use mesh_agent::telemetry::trace::{Decision, extract, inject};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -167,5 +169,30 @@ impl tokio::io::AsyncRead for Pieces<'_> {
         buf.put_slice(now);
         self.rest = rest;
         Poll::Ready(Ok(()))
+    }
+}
+
+/// `name: value` lines as a request's head: what is read of a trace's context can be written and read again.
+pub fn trace(data: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) = (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(&line[colon + 1..]));
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.insert(name, value);
+        }
+    }
+    for w3c_first in [true, false] {
+        let found = extract(&headers, w3c_first);
+        let Some(ids) = found.ids else { continue };
+        let formats = found.formats.and(Formats { w3c: true, b3: true, b3_single: true });
+        let decision = found.decision.unwrap_or(Decision::Record);
+        let mut again = headers.clone();
+        inject(&mut again, ids, Some(ids.span), decision, formats);
+        for w3c_first in [true, false] {
+            let read = extract(&again, w3c_first);
+            assert_eq!(read.ids, Some(ids));
+            assert_eq!(read.decision.map(Decision::is_recorded), Some(decision.is_recorded()));
+        }
     }
 }

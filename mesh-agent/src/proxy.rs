@@ -13,6 +13,7 @@ mod log;
 mod mirror;
 mod opaque;
 mod race;
+mod trace;
 
 use crate::addr::EndpointAddr;
 use crate::connect::{Ends, Way};

@@ -15,6 +15,7 @@ use crate::policy::Buckets;
 use crate::proxy;
 use crate::settings::Settings;
 use crate::snapshot::{PortKey, ServiceName, Snapshot, WorkloadKey};
+use crate::telemetry::trace::Traces;
 use crate::telemetry::{AccessLog, Logger, Metrics, Recorder};
 use crate::time::{Alarms, Nanos};
 use arc_swap::ArcSwap;
@@ -38,6 +39,7 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     pub settings: Arc<Settings>,
     pub access_log: Arc<AccessLog>,
+    pub traces: Arc<Traces>,
 }
 
 /// What one worker's connections share.
@@ -47,6 +49,7 @@ pub struct Ctx {
     pub pools: Rc<Pools>,
     pub recorder: Recorder,
     pub log: Rc<Logger>,
+    pub traces: Arc<Traces>,
     pub settings: Arc<Settings>,
     pub tls: Arc<TlsConfigs>,
     pub ledger: Arc<Ledger>,
@@ -269,6 +272,7 @@ impl Run {
                 pools: Rc::new(Pools::new(Arc::clone(&self.ledger), Arc::clone(&self.upstreams))),
                 recorder: Recorder::new(Arc::clone(&self.shared.metrics), Arc::clone(&self.shared.snapshot)),
                 log: Rc::new(Logger::new(Arc::clone(&self.shared.access_log))),
+                traces: Arc::clone(&self.shared.traces),
                 settings: Arc::clone(&self.shared.settings),
                 ledger: Arc::clone(&self.ledger),
                 buckets: Arc::clone(&self.buckets),

@@ -12,6 +12,7 @@ use mesh_agent::listen::Pod;
 use mesh_agent::settings::Settings;
 use mesh_agent::snapshot::Snapshot;
 use mesh_agent::telemetry::access_log::AccessLog;
+use mesh_agent::telemetry::trace::Traces;
 use mesh_agent::telemetry::{Format, MOST_SERIES, Metrics};
 use mesh_agent::worker::{Listening, Shared, Workers};
 use serde_json::json;
@@ -57,8 +58,11 @@ impl Node {
         let mut compiler = Compiler::new(settings);
         let snapshot = compile(&mut compiler, &format!("{POD}{yaml}"));
         let workload = Arc::clone(snapshot.workloads().next().unwrap());
+        let snapshot = Arc::new(ArcSwap::new(snapshot));
+        let traces = Arc::new(Traces::new(Arc::clone(&snapshot)));
         let shared = Shared {
-            snapshot: Arc::new(ArcSwap::new(snapshot)),
+            snapshot,
+            traces,
             metrics: Arc::new(Metrics::new(MOST_SERIES).unwrap()),
             registry: Arc::new(Registry::default()),
             settings: Arc::new(Settings::default()),

@@ -159,6 +159,11 @@ fn grpc_web() {
 }
 
 #[test]
+fn trace() {
+    run("trace", targets::trace);
+}
+
+#[test]
 fn cookie() {
     run("cookie", targets::cookie);
 }

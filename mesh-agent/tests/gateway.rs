@@ -12,6 +12,7 @@ use mesh_agent::settings::Settings;
 use mesh_agent::snapshot::Snapshot;
 use mesh_agent::telemetry::Metrics;
 use mesh_agent::telemetry::access_log::AccessLog;
+use mesh_agent::telemetry::trace::Traces;
 use mesh_agent::worker::{Listening, Shared, Workers};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -56,6 +57,7 @@ impl Edge {
             registry: Arc::new(Registry::default()),
             settings: Arc::new(Settings::default()),
             access_log: Arc::default(),
+            traces: Arc::new(Traces::new(Arc::clone(&snapshot))),
         };
         let access_log = Arc::clone(&shared.access_log);
         let workers = Workers::start(1, shared).unwrap();

@@ -10,6 +10,7 @@ use mesh_agent::config::resource::parse::parse;
 use mesh_agent::settings::Settings;
 use mesh_agent::snapshot::{PortKey, ServiceName, Snapshot};
 use mesh_agent::telemetry::Metrics;
+use mesh_agent::telemetry::trace::Traces;
 use mesh_agent::worker::{Listening, Shared, Workers};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use std::net::SocketAddr;
@@ -40,8 +41,10 @@ impl Agent {
     fn start(yaml: &str) -> Self {
         let settings = CompileSettings { node: "".into(), cluster_domain: "cluster.local".into() };
         let mut compiler = Compiler::new(settings);
+        let snapshot = Arc::new(ArcSwap::new(compile(&mut compiler, yaml)));
         let shared = Shared {
-            snapshot: Arc::new(ArcSwap::new(compile(&mut compiler, yaml))),
+            traces: Arc::new(Traces::new(Arc::clone(&snapshot))),
+            snapshot,
             metrics: Arc::new(Metrics::new(mesh_agent::telemetry::MOST_SERIES).unwrap()),
             access_log: Arc::default(),
             registry: Arc::new(Registry::default()),

@@ -19,6 +19,7 @@ use crate::config::{Changes, Code, Diagnostic, Severity};
 use crate::explain;
 use crate::kernel::{self, SelfTest};
 use crate::snapshot::{Snapshot, Workload};
+use crate::telemetry::trace::Traces;
 use crate::telemetry::{AccessLog, LOG_PROVIDER, Metrics, Recorder};
 use crate::time::Nanos;
 use crate::worker::{Listening, Shared, Workers};
@@ -54,6 +55,7 @@ pub(super) struct Control {
     placed: Option<Placed>,
     pub(super) workers: Arc<Workers>,
     pub(super) access_log: Arc<AccessLog>,
+    traces: Arc<Traces>,
     /// SIGUSR1: logrotate has moved the access log away.
     reopen: Signal,
     pub(super) captured: Option<Captured>,
@@ -90,12 +92,16 @@ impl Control {
         let access_log = Arc::new(AccessLog::default());
         metrics::access_log(&metrics, &access_log)?;
         access_log.set(&snapshot.load().mesh().access_log, options.access_log.as_deref(), false);
+        let traces = Arc::new(Traces::new(Arc::clone(&snapshot)));
+        metrics::traces(&metrics, &traces)?;
+        traces.set(&snapshot.load(), options.spans.as_ref());
         let shared = Shared {
             snapshot: Arc::clone(&snapshot),
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
             settings: Arc::default(),
             access_log: Arc::clone(&access_log),
+            traces: Arc::clone(&traces),
         };
         let workers = Arc::new(Workers::start(options.workers, shared).context("worker threads")?);
         let gauges = Gauges::new(&metrics, options.workers)?;
@@ -141,6 +147,7 @@ impl Control {
             placed,
             workers,
             access_log,
+            traces,
             reopen,
             captured,
             pods: Pods::default(),
@@ -233,6 +240,7 @@ impl Control {
         let now = Instant::now();
         let wanted = update.snapshot.wants_log(LOG_PROVIDER);
         self.access_log.set(&update.snapshot.mesh().access_log, self.options.access_log.as_deref(), wanted);
+        self.traces.set(&update.snapshot, self.options.spans.as_ref());
         self.workers.expect(&update.snapshot, &update.touched_services);
         let (captured, pods, gates) = (&mut self.captured, &mut self.pods, &mut self.gates);
         Publisher::new(Arc::clone(&self.snapshot), |step: Step<'_>| {

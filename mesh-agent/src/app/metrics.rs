@@ -4,6 +4,7 @@ use crate::admin::view;
 use crate::error::Flags;
 use crate::kernel::{Counters, ServiceCounters};
 use crate::snapshot::{PortKey, ServiceName, Snapshot};
+use crate::telemetry::trace::Traces;
 use crate::telemetry::{AccessLog, Callee, External, Metrics, Moved, Recorder};
 use crate::time::Nanos;
 use anyhow::Result;
@@ -82,6 +83,20 @@ pub(super) fn access_log(metrics: &Metrics, log: &Arc<AccessLog>) -> Result<()> 
         "Lines of the access log that were not written: the file was slower than the requests, or failed",
         "",
         move || vec![(String::new(), log.dropped())],
+    )?)
+}
+
+/// What became of spans.
+pub(super) fn traces(metrics: &Metrics, traces: &Arc<Traces>) -> Result<()> {
+    let counts = Arc::clone(traces.counts());
+    metrics.register(External::new(
+        "mesh_trace_spans_total",
+        "Spans of recorded requests: sent to the collector, or dropped because it was slower than the requests, or failed",
+        "outcome",
+        move || {
+            let (sent, dropped) = (counts.sent.load(Relaxed), counts.dropped.load(Relaxed));
+            vec![("sent".to_owned(), sent), ("dropped".to_owned(), dropped)]
+        },
     )?)
 }
 

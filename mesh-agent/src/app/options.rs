@@ -1,5 +1,6 @@
 //! What one agent is told at start. The command line makes it; tests may too.
 
+use crate::snapshot::tracing::Collector;
 use crate::snapshot::{PortKey, ServiceName};
 use clap::ValueEnum;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -8,6 +9,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub struct Options {
     pub metric_series: usize,
     /// A file, or `-`, whatever the MeshConfig says; `None`: as that says.
     pub access_log: Option<String>,
+    /// Where spans go, whatever the MeshConfig says; `None`: as that says.
+    pub spans: Option<Arc<Collector>>,
 }
 
 #[derive(Clone, Debug)]

@@ -1,13 +1,16 @@
 //! `mesh-agent run`: flags → `app::Options`.
 
 use crate::app::{self, Explicit, FailurePolicy, LogFormat, Options, SkMsg, Stop};
+use crate::snapshot::tracing::Collector;
 use crate::telemetry::MOST_SERIES;
+use crate::telemetry::trace;
 use anyhow::{Context, Result};
 use clap::Args;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
@@ -79,6 +82,13 @@ pub struct RunArgs {
     /// accessLogFormat and accessLogEncoding hold. SIGUSR1 opens the file anew [default: as the MeshConfig says, else off]
     #[arg(long, value_name = "FILE|-", help_heading = "Observing")]
     pub access_log: Option<String>,
+    /// Send spans of sampled requests to a Zipkin server, whatever the MeshConfig says: http://HOST:PORT, the host may be a
+    /// Service. Its `sampling` holds (1 % without)
+    #[arg(long, value_name = "URL", value_parser = zipkin, help_heading = "Observing")]
+    pub zipkin: Option<Collector>,
+    /// As --zipkin, to an OpenTelemetry collector: OTLP over gRPC, or over HTTP where the URL has a path
+    #[arg(long, value_name = "URL", value_parser = otlp, conflicts_with = "zipkin", help_heading = "Observing")]
+    pub otlp: Option<Collector>,
     /// What to log, to stderr: LEVEL or MODULE=LEVEL, separated by commas
     #[arg(long, env = "UNDERMESH_LOG", value_name = "FILTER", default_value = "info", help_heading = "Observing")]
     pub log: String,
@@ -134,8 +144,17 @@ impl RunArgs {
             metrics_addr: self.metrics_addr.0,
             metric_series: self.metric_series,
             access_log: self.access_log,
+            spans: self.zipkin.or(self.otlp).map(Arc::new),
         })
     }
+}
+
+fn zipkin(url: &str) -> Result<Collector, String> {
+    trace::of_url(url, false)
+}
+
+fn otlp(url: &str) -> Result<Collector, String> {
+    trace::of_url(url, true)
 }
 
 impl FromStr for MetricsAddr {

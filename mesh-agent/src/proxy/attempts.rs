@@ -153,8 +153,20 @@ impl Attempts<'_> {
             within(&self.conn.ctx.alarms, self.timeouts.per_try.map(|limit| begun.plus(limit)), pin!(sent)).await
         };
         self.underway.clear();
+        self.traced(endpoint, &result);
         let served = landed(served, &result);
         Ok(Flown { result, endpoint, priority, served })
+    }
+
+    /// Tells the trace, if there is one, how an attempt ended.
+    pub(super) fn traced(&mut self, endpoint: EndpointAddr, result: &Result<Response<Body>, Failure>) {
+        let Some(trace) = &mut self.record.trace else { return };
+        match result {
+            Ok(response) => {
+                trace.answered(endpoint, response.status().as_u16(), grpc::status_in(response.headers()));
+            }
+            Err(failure) => trace.failed(endpoint, failure.answer().flags, was_sent(failure), Nanos::now()),
+        }
     }
 
     /// The whole request's time is up: so says the detector of whoever has not begun to answer.
@@ -205,6 +217,10 @@ impl Attempts<'_> {
         }
         self.parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.record.attempts));
         self.timeouts.write(now.since(self.started), &mut self.parts.headers);
+        if let Some(trace) = &mut self.record.trace {
+            let (workload, rng) = (self.record.series.endpoint.as_ref(), &mut conn.ctx.rng.borrow_mut());
+            trace.asks(endpoint, workload, &mut self.parts.headers, rng, now);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::attempts::{Answered, Attempts};
 use super::deadline::{Begin, Deadline};
+use super::trace::operation;
 use super::{Conn, gateway, mirror};
 use crate::addr::EndpointAddr;
 use crate::balance::{self, Affinity, RequestFacts};
@@ -16,6 +17,7 @@ use crate::route::{self, cors, redirect, rewrite, split};
 use crate::snapshot::Protocol;
 use crate::snapshot::policy::Balancer;
 use crate::snapshot::route::{Action, BackendTo, Family, Forward, Route};
+use crate::telemetry::trace::Trace;
 use crate::telemetry::{Callee, DIRECT_RESPONSE, Head, Meter, Record, VIA_UPSTREAM, request_head, response_head};
 use crate::time::Nanos;
 use crate::{grpc, http1};
@@ -34,6 +36,7 @@ pub(super) async fn exchange(conn: Rc<Conn>, request: Request<Body>, inform: Inf
     let started = Nanos::now();
     let (mut parts, body) = request.into_parts();
     gateway::mark(&conn, &mut parts.headers);
+    let trace = conn.trace(&mut parts);
     let authority = route::Head::of(&parts).authority;
     let inside = !matches!(conn.wants, Wants::Gateway { .. });
     let routes = match conn.ctx.destinations.routes(&conn.source, &conn.wants, authority) {
@@ -41,11 +44,11 @@ pub(super) async fn exchange(conn: Rc<Conn>, request: Request<Body>, inform: Inf
         Err(failure) => {
             // A gateway's clients may say anything (Istio: `disable_host_header_fallback`).
             let callee = Callee::undeclared(failure.destination(), Some(authority).filter(|_| inside));
-            let answer = Answer::new(&conn, &parts, started, &callee.into());
+            let answer = Answer::new(&conn, &parts, started, &callee.into(), trace);
             return answer.local(&failure, &parts, failure.destination(), None);
         }
     };
-    let answer = Answer::new(&conn, &parts, started, &routes.callee);
+    let answer = Answer::new(&conn, &parts, started, &routes.callee, trace);
     if conn.ctx.ledger.is_full() {
         return answer.local(&LimitError::StalledBytes.into(), &parts, &routes.callee.host, None);
     }
@@ -70,6 +73,9 @@ async fn take(
     mut answer: Answer,
 ) -> Response<Body> {
     answer.record.route = Some(Arc::clone(&route.name));
+    if let Some(trace) = &mut answer.record.trace {
+        trace.operation(operation(routes, route));
+    }
     let mut origin = None;
     if let Some(cors) = &route.cors {
         if let Some(fields) = cors::preflight(cors, &route::Head::of(&parts)) {
@@ -180,6 +186,9 @@ async fn forward_to(
         log.head(&parts);
         log.cluster(target.callee.cluster(), target.cluster.key());
     }
+    if let Some(trace) = &mut answer.record.trace {
+        trace.cluster(&target.callee, target.cluster.key());
+    }
     for mirror in split::mirrors(forward, backend, &mut ctx.rng.borrow_mut()) {
         mirror::send(conn, mirror, routes.port, &parts, replay.as_ref());
     }
@@ -245,13 +254,20 @@ struct Answer {
 }
 
 impl Answer {
-    fn new(conn: &Conn, parts: &request::Parts, started: Nanos, callee: &Arc<Callee>) -> Self {
+    fn new(
+        conn: &Conn,
+        parts: &request::Parts,
+        started: Nanos,
+        callee: &Arc<Callee>,
+        trace: Option<Box<Trace>>,
+    ) -> Self {
         let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), callee, None, || None);
         let mut record = Record::new(series, started);
         record.grpc = grpc::is_grpc(&parts.headers);
         record.request_head = request_head(parts);
         record.head = conn.ctx.recorder.keeps_heads().then(|| Box::new(Head::of(parts)));
         record.log = conn.entry(parts);
+        record.trace = trace;
         Self { record, inside: !matches!(conn.wants, Wants::Gateway { .. }) }
     }
 

@@ -22,7 +22,6 @@ use tokio::net::TcpStream;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Serves a connection to a gateway's port to its end.
 pub(super) async fn serve(mut conn: Conn, port: u16, mut stream: TcpStream) {
@@ -142,8 +141,8 @@ fn refuse(conn: &Conn, stream: &TcpStream, why: &str) {
     forward::reset(stream);
 }
 
-/// What a gateway tells endpoints of its clients, who cannot be believed: their address after those they claim, the
-/// protocol they spoke, and an id where they gave none.
+/// What a gateway tells endpoints of its clients, who cannot be believed: their address after those they claim, and
+/// the protocol they spoke.
 pub(super) fn mark(conn: &Conn, headers: &mut HeaderMap) {
     let Wants::Gateway { .. } = conn.wants else { return };
     let own = conn.ends.client.ip().to_string();
@@ -153,28 +152,4 @@ pub(super) fn mark(conn: &Conn, headers: &mut HeaderMap) {
         headers.insert(FORWARDED_FOR, chain);
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if conn.tls { "https" } else { "http" }));
-    if !headers.contains_key(REQUEST_ID)
-        && let Ok(id) = HeaderValue::try_from(uuid(conn.ctx.rng.borrow_mut().u128(..)))
-    {
-        headers.insert(REQUEST_ID, id);
-    }
-}
-
-/// Version 4 (RFC 9562 §5.4): 122 random bits.
-fn uuid(random: u128) -> String {
-    let bits = (random & !(0xf000 << 64) & !(0xc000 << 48)) | (0x4000 << 64) | (0x8000 << 48);
-    let hex = format!("{bits:032x}");
-    let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default();
-    format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn request_ids_are_uuids_of_version_4() {
-        assert_eq!(uuid(0), "00000000-0000-4000-8000-000000000000");
-        assert_eq!(uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
-    }
 }

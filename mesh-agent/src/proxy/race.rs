@@ -76,6 +76,7 @@ impl<'a> Attempts<'a> {
             tokio::select! {
                 Some((flown, series)) = flights.next() => {
                     self.underway.retain(|(chosen, _)| chosen.addr() != flown.endpoint);
+                    self.traced(flown.endpoint, &flown.result);
                     let now = Nanos::now();
                     if flights.is_empty() || self.is_usable(&flown) {
                         self.underway.drain(..).for_each(|(loser, since)| loser.overtaken(since, now));

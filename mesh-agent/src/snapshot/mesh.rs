@@ -4,6 +4,7 @@ use super::OutboundPolicy;
 use super::access_log::AccessLogSettings;
 use super::policy::{LocalityPolicy, TrafficPolicy};
 use super::route::{RetryOn, RetryPolicy};
+use super::tracing::TracingSettings;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub struct MeshSettings {
     pub policy: Arc<TrafficPolicy>,
     /// `accessLogFile`, `accessLogFormat`, `accessLogEncoding`
     pub access_log: AccessLogSettings,
+    /// `enableTracing`, `defaultConfig.tracing`, `defaultProviders.tracing`, `extensionProviders`
+    pub tracing: TracingSettings,
 }
 
 impl Default for MeshSettings {
@@ -36,6 +39,7 @@ impl Default for MeshSettings {
             locality: Arc::new(LocalityPolicy::Failover { regions: Vec::new(), always: false }),
             policy: Arc::default(),
             access_log: AccessLogSettings::default(),
+            tracing: TracingSettings::default(),
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod route;
 mod service;
 mod table;
 pub mod telemetry;
+pub mod tracing;
 mod workload;
 
 pub use egress::{EgressListener, EgressScope, OutboundPolicy, ScopedHost, ScopedNamespace, covers_host};
@@ -288,6 +289,11 @@ impl Snapshot {
 
     pub fn telemetries(&self) -> impl Iterator<Item = &Arc<telemetry::Telemetry>> {
         self.telemetries.values().flat_map(|all| all.iter())
+    }
+
+    /// Whether there is any Telemetry object.
+    pub fn has_telemetries(&self) -> bool {
+        !self.telemetries.is_empty()
     }
 
     pub fn telemetries_of(&self, namespace: &str) -> &[Arc<telemetry::Telemetry>] {

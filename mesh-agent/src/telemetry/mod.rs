@@ -20,6 +20,7 @@ mod rules;
 mod series;
 mod served;
 mod store;
+pub mod trace;
 
 pub use access_log::{AccessLog, Logger};
 pub use attributes::Head;

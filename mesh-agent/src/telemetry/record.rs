@@ -3,6 +3,7 @@
 use super::access_log::{Ended, Entry};
 use super::attributes::Attributes;
 use super::series::Request;
+use super::trace::Trace;
 use super::{Head, Meter, Series, Served};
 use crate::error::{Flag, Flags, Outcome};
 use crate::grpc;
@@ -49,8 +50,8 @@ pub struct Record {
     pub details: &'static str,
     /// The attempt whose answer counts.
     pub served: Option<Served>,
-    /// The trace's id, where the request is sampled.
-    pub trace: Option<u128>,
+    /// `None`: the request is not recorded.
+    pub trace: Option<Box<Trace>>,
     /// The request's head, where an expression of a Telemetry object may ask for it.
     pub head: Option<Box<Head>>,
     /// `None` while the access log is off.
@@ -137,7 +138,7 @@ impl Record {
             request_bytes: self.request_head + self.received(),
             response_bytes: self.response_head + self.response.bytes(),
             messages: [self.request.as_ref().map_or(0, |body| body.messages()), self.response.messages()],
-            trace: self.trace,
+            trace: self.trace.as_ref().map(|trace| trace.id().get()),
         }
     }
 
@@ -179,6 +180,9 @@ impl Drop for Record {
             && log.filter().is_none_or(|filter| attributes.pass(filter))
         {
             log.end(&self.ended(counted.duration));
+        }
+        if let Some(trace) = self.trace.take() {
+            trace.end(self, Nanos::now());
         }
     }
 }

@@ -21,6 +21,7 @@ use mesh_agent::snapshot::{
     Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, PortKey, Protocol, Service, ServiceName, ServicePort,
     Snapshot,
 };
+use mesh_agent::telemetry::trace::Traces;
 use mesh_agent::telemetry::{Format, MOST_SERIES, Metrics};
 use mesh_agent::worker::{Listening, Shared, Workers};
 use std::future::Future;
@@ -53,8 +54,11 @@ impl Agent {
     }
 
     pub fn of(snapshot: Snapshot, settings: Settings) -> Self {
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+        let traces = Arc::new(Traces::new(Arc::clone(&snapshot)));
         let shared = Shared {
-            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            snapshot,
+            traces,
             metrics: Arc::new(Metrics::new(MOST_SERIES).expect("metric names are valid")),
             registry: Arc::new(Registry::default()),
             settings: Arc::new(settings),

@@ -11,7 +11,17 @@ const CRATES: &[(&str, &[&str])] = &[
         "rustls::",
         &["mesh-agent/src/identity/", "mesh-agent/src/listen/tls", "mesh-agent/src/connect/tls", "mesh-test/"],
     ),
-    ("hyper::client", &["mesh-agent/src/http1/", "mesh-agent/src/cli/dashboard/", "mesh-agent/tests/", "mesh-test/"]),
+    (
+        "hyper::client",
+        &[
+            "mesh-agent/src/http1/",
+            "mesh-agent/src/cli/dashboard/",
+            "mesh-agent/src/telemetry/trace/post",
+            "mesh-agent/tests/",
+            "mesh-test/",
+        ],
+    ),
+    ("opentelemetry_proto::", &["mesh-agent/src/telemetry/trace/", "mesh-test/"]),
     ("hickory_resolver::", &["mesh-agent/src/config/resolve"]),
     ("notify::", &["mesh-agent/src/config/source/"]),
 ];

@@ -1,5 +1,7 @@
 //! MeshConfig → what holds for the whole mesh.
 
+mod tracing;
+
 use super::names::visibility;
 use super::route;
 use super::traffic_policy;
@@ -52,6 +54,7 @@ pub(super) fn compile(map: Option<&ConfigMap>, domain: &Arc<str>, found: &mut Ve
         settings.locality = Arc::new(traffic_policy::locality(locality));
     }
     settings.access_log = access_log(&config, found);
+    settings.tracing = tracing::settings(&config, found);
     let policies = traffic_policy::Defaults {
         domain: Arc::clone(domain),
         export: export(&config.default_destination_rule_export_to),

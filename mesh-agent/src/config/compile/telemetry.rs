@@ -25,10 +25,6 @@ pub(super) fn compile(r: &Resource, spec: &Spec, found: &mut Vec<Diagnostic>) ->
     let logging = logging.filter_map(|(i, of)| logged(of, &format!("spec.accessLogging[{i}]"), found)).collect();
     let tracing = spec.tracing.iter().enumerate();
     let tracing = tracing.filter_map(|(i, of)| traced(of, &format!("spec.tracing[{i}]"), found)).collect();
-    if !spec.tracing.is_empty() {
-        let diagnostic = Diagnostic::info(Code::NotSupported, "read and checked, but not acted on yet");
-        found.push(diagnostic.field("spec.tracing").fix("none needed: the field is ignored"));
-    }
     Telemetry {
         rule: RuleRef { object: Some(r.key.clone()), field: "spec".into() },
         applies: applies(spec, found),

@@ -14,6 +14,7 @@ mod property;
 mod routes;
 mod scale;
 mod telemetry;
+mod tracing;
 mod traffic_scale;
 
 fn settings() -> Settings {

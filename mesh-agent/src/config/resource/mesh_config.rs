@@ -1,7 +1,9 @@
 //! MeshConfig (istio/api `mesh/v1alpha1/config.proto`): the YAML under the key `mesh` of the ConfigMap `istio` in
 //! `istio-system`.
 
-use super::fields::{Field, leaf, message};
+pub(crate) mod tracing;
+
+use super::fields::{Field, leaf, list, message};
 use super::istio::destination_rule::{
     CONNECTION_POOL, ConnectionPool, LOCALITY, LocalitySetting, OUTLIER_DETECTION, OutlierDetection,
 };
@@ -10,6 +12,7 @@ use super::istio::virtual_service::{RETRIES, Retry};
 use serde::Deserialize;
 use serde_yaml_ng::Value;
 use std::sync::Arc;
+use tracing::{DefaultProviders, ExtensionProvider, PROVIDERS, PROXY_CONFIG, ProxyConfig};
 
 /// Any ConfigMap; only the mesh's is looked into.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -35,6 +38,10 @@ pub struct MeshConfig {
     pub access_log_file: Option<Arc<str>>,
     pub access_log_format: Arc<str>,
     pub access_log_encoding: Arc<str>,
+    pub enable_tracing: Option<bool>,
+    pub default_config: ProxyConfig,
+    pub extension_providers: Vec<ExtensionProvider>,
+    pub default_providers: DefaultProviders,
     pub default_service_export_to: Vec<Arc<str>>,
     pub default_virtual_service_export_to: Vec<Arc<str>>,
     pub default_destination_rule_export_to: Vec<Arc<str>>,
@@ -60,6 +67,10 @@ pub(crate) const FIELDS: &[Field] = &[
     leaf("accessLogFile"),
     leaf("accessLogFormat"),
     leaf("accessLogEncoding"),
+    leaf("enableTracing"),
+    message("defaultConfig", PROXY_CONFIG),
+    list("extensionProviders", PROVIDERS),
+    message("defaultProviders", &[leaf("tracing")]),
     leaf("defaultServiceExportTo"),
     leaf("defaultVirtualServiceExportTo"),
     leaf("defaultDestinationRuleExportTo"),

@@ -138,7 +138,7 @@ fn sidecars_scope_their_namespace() {
 
 #[test]
 fn the_meshs_settings_hold_for_all() {
-    let mesh = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |-\n    rootNamespace: mesh-root\n    accessLogFile: /dev/stdout\n    accessLogEncoding: JSON\n    accessLogFormat: '%NO_SUCH%'\n    enableTracing: true\n    outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n    defaultHttpRetryPolicy: {attempts: 5, retryOn: 5xx}\n    localityLbSetting: {enabled: false}\n    defaultVirtualServiceExportTo: ['.']\n    defaultTrafficPolicy: {outlierDetection: {consecutive5xxErrors: 7}}\n  meshNetworks: 'networks: {}'\n";
+    let mesh = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |-\n    rootNamespace: mesh-root\n    accessLogFile: /dev/stdout\n    accessLogEncoding: JSON\n    accessLogFormat: '%NO_SUCH%'\n    meshMTLS: {minProtocolVersion: TLSV1_3}\n    outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n    defaultHttpRetryPolicy: {attempts: 5, retryOn: 5xx}\n    localityLbSetting: {enabled: false}\n    defaultVirtualServiceExportTo: ['.']\n    defaultTrafficPolicy: {outlierDetection: {consecutive5xxErrors: 7}}\n  meshNetworks: 'networks: {}'\n";
     let yaml = [
         istio("VirtualService", "v", "shop", "  hosts: [a]\n  http: [{route: [{destination: {host: a}}]}]"),
         istio("DestinationRule", "d", "shop", "  host: a\n  trafficPolicy: {loadBalancer: {simple: RANDOM}}"),
@@ -161,7 +161,7 @@ fn the_meshs_settings_hold_for_all() {
     let mut said: Vec<_> = compiler.diagnostics().map(|d| (d.field.as_str(), d.severity)).collect();
     said.sort_by_key(|(field, _)| *field);
     let (error, info) = (crate::config::Severity::Error, crate::config::Severity::Info);
-    assert_eq!(said, [("data.mesh: accessLogFormat", error), ("data.mesh: enableTracing", info)]);
+    assert_eq!(said, [("data.mesh: accessLogFormat", error), ("data.mesh: meshMTLS", info)]);
     let log = &settings.access_log;
     assert_eq!(log.file.as_deref(), Some("/dev/stdout"));
     assert_eq!(*log.format, Format::parse(Encoding::Json, "").unwrap(), "what is not understood leaves Istio's line");
