@@ -1,8 +1,8 @@
 //! The composition root: the only place that constructs every part and knows all of them.
 //!
 //! ```text
-//! files ─► FileSource ─► Compiler ─► snapshot ─► workers (one thread per core)
-//!                                 └► Kernel ─► pods' connections ─► listeners opened by Keeper ─► workers
+//! files, API server ─► Source ─► Compiler ─► snapshot ─► workers (one thread per core)
+//!                                       └► Kernel ─► pods' connections ─► listeners opened by Keeper ─► workers
 //! ```
 //! It runs on the control thread: a current-thread runtime that owns the configuration, the kernel half and the admin
 //! socket. Nothing here is on a request's path.
@@ -17,12 +17,13 @@ mod parts;
 mod pods;
 mod selftest;
 mod signals;
+mod source;
 mod stop;
 mod views;
 
 pub(crate) use views::diagnostics as diagnostic_rows;
 
-pub use options::{Capacities, Explicit, FailurePolicy, KernelOptions, LogFormat, Options, SkMsg, Stop};
+pub use options::{Capacities, ConfigFrom, Explicit, FailurePolicy, KernelOptions, LogFormat, Options, SkMsg, Stop};
 
 use anyhow::{Context, Result};
 use control::Control;
@@ -42,7 +43,7 @@ pub fn run(options: Options, log: LogControl) -> Result<()> {
         // First of all: a signal during the start must not kill what has been half made.
         let mut signals = Signals::listen().context("signal handlers")?;
         let mut control = Control::start(options, log).await?;
-        control.serve(&mut signals).await;
+        control.serve(&mut signals).await?;
         control.stop(&mut signals).await
     })
 }

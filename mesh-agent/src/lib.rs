@@ -31,6 +31,7 @@ pub mod telemetry;
 // Control path.
 pub mod config;
 pub mod explain;
+pub mod install;
 
 // Both.
 pub mod addr;

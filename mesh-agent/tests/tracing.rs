@@ -5,8 +5,8 @@ mod support;
 use mesh_agent::settings::Settings;
 use mesh_agent::snapshot::tracing::{Collector, Formats, Protocol as Speaks, Rate, Tracing, TracingSettings};
 use mesh_agent::snapshot::{
-    Endpoint, EndpointHealth, EndpointSet, Enrolment, Locality, MeshSettings, Owner, Protocol, Service, ServicePort,
-    Snapshot, Workload, WorkloadKey,
+    Endpoint, EndpointHealth, EndpointSet, Enrolment, Locality, MeshSettings, NetnsPlace, Owner, Protocol, Service,
+    ServicePort, Snapshot, Workload, WorkloadKey,
 };
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -110,7 +110,7 @@ fn of_this_node(snapshot: &Snapshot) -> Snapshot {
         labels: [("app".into(), "echo".into()), ("version".into(), "v1".into())].into(),
         ips: vec!["127.0.0.1".parse().unwrap()],
         locality: Locality::default(),
-        enrolment: Enrolment::Enrolled { netns: "/proc/1/ns/net".into() },
+        enrolment: Enrolment::Enrolled { netns: NetnsPlace::Path("/proc/1/ns/net".into()) },
     });
     let service = snapshot.services().next().unwrap();
     let port = &service.ports[0];

@@ -3,7 +3,7 @@
 mod support_attach;
 
 use mesh_agent::kernel::{Kernel, NetnsCookie, SkMsg};
-use mesh_agent::snapshot::{Enrolment, Locality, Owner, Protocol, Workload};
+use mesh_agent::snapshot::{Enrolment, Locality, NetnsPlace, Owner, Protocol, Workload};
 use mesh_common::Reason;
 use mesh_common::sticky::{MAX_BYTES, MAX_MESSAGES};
 use std::collections::BTreeMap;
@@ -171,7 +171,7 @@ fn workload(pod: &Pod, at: &str) -> Workload {
         labels: BTreeMap::new(),
         ips: vec![at.ip()],
         locality: Locality::default(),
-        enrolment: Enrolment::Enrolled { netns: "unused".into() },
+        enrolment: Enrolment::Enrolled { netns: NetnsPlace::Path("unused".into()) },
     }
 }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod doctor;
+mod image;
 mod peers;
 mod run;
 mod scenario;
@@ -40,6 +41,8 @@ enum Task {
     Test(test::Args),
     /// Rebuild the committed eBPF object from its source, or prove that it matches (`--check`)
     BuildEbpf(build_ebpf::Args),
+    /// Make the agent's container image and the list of what is in it, without a Docker daemon
+    Image(image::Args),
     /// Hold the fences: who may import what, where unsafe may stand, how long a file may be
     Tidy(tidy::Args),
 }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::Doctor(args) => doctor::run(&args),
         Task::Test(args) => test::run(&args),
         Task::BuildEbpf(args) => build_ebpf::run(&args),
+        Task::Image(args) => image::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };
     match done {

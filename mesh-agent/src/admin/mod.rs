@@ -35,12 +35,15 @@ pub enum Question {
     SetLogLevel(String),
     SetSkMsg(bool),
     Metrics(Format),
+    /// `/readyz`
+    Ready,
 }
 
 /// An answer's body; its type decides the content type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Json(Vec<u8>),
+    Text(String),
     /// In the format that was asked for.
     Metrics(Format, String),
 }
@@ -60,6 +63,9 @@ pub enum Refusal {
     /// 409: not as this agent runs.
     #[error("{0}")]
     Unavailable(String),
+    /// 503
+    #[error("{0}")]
+    NotReady(String),
     /// 500
     #[error("{0}")]
     Failed(String),

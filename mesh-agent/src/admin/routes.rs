@@ -28,6 +28,7 @@ const PATHS: &[(&str, &str)] = &[
         "body: {\"from\": \"default/web\", \"what\": \"routes\"}: services, routes or endpoints as a pod sees them",
     ),
     ("GET /metrics", "Prometheus text, or OpenMetrics for whoever accepts it"),
+    ("GET /readyz", "503 until this node's pods are served, and while stopping"),
     ("GET|PUT /log-level", "body: a filter such as info,mesh_agent::connect=debug"),
     ("PUT /kernel/sk-msg", "body: on or off"),
 ];
@@ -63,6 +64,7 @@ pub(super) fn question(method: &Method, path: &str, format: Format, body: &[u8])
         "/diagnostics" => read(Question::Diagnostics),
         "/connections" => read(Question::Connections),
         "/metrics" => read(Question::Metrics(format)),
+        "/readyz" => read(Question::Ready),
         "/explain" if method == Method::POST => match serde_json::from_slice(body) {
             Ok(question) => Ok(Question::Explain(Box::new(question))),
             Err(error) => Err(Wrong::Body(format!("the body is no question: {error}"))),
@@ -88,11 +90,13 @@ pub(super) fn question(method: &Method, path: &str, format: Format, body: &[u8])
 pub(super) fn answer(answer: Result<Answer, Refusal>) -> Response<Full<Bytes>> {
     match answer {
         Ok(Answer::Json(body)) => respond(StatusCode::OK, "application/json", body),
+        Ok(Answer::Text(text)) => respond(StatusCode::OK, "text/plain", text),
         Ok(Answer::Metrics(format, text)) => respond(StatusCode::OK, format.content_type(), text),
         Err(refusal) => {
             let status = match refusal {
                 Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
                 Refusal::Unavailable(_) => StatusCode::CONFLICT,
+                Refusal::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
                 Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             failure(status, &refusal.to_string())

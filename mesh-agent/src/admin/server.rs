@@ -1,7 +1,7 @@
 //! The sockets: admin over a unix socket, metrics over TCP; both on the control thread's runtime.
 
 use super::routes::{self, MAX_BODY};
-use super::{Asker, Question, SOCKET_NAME};
+use super::{Answer, Asker, Question, Refusal, SOCKET_NAME};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -79,7 +79,7 @@ pub async fn serve(listener: UnixListener, asker: Asker) {
     }
 }
 
-/// Answers `GET /metrics` on TCP until cancelled. Everything else of the admin socket stays out of reach here.
+/// Answers `GET /metrics`, `/healthz` and `/readyz` on TCP until cancelled. Everything else of the admin socket stays out of reach here.
 pub async fn serve_metrics(listener: TcpListener, asker: Asker) {
     loop {
         match listener.accept().await {
@@ -128,8 +128,17 @@ async fn admin(request: Request<Incoming>, asker: Asker) -> Response<Full<Bytes>
 }
 
 async fn metrics(request: Request<Incoming>, asker: Asker) -> Response<Full<Bytes>> {
-    if request.uri().path() != "/metrics" {
-        return routes::failure(StatusCode::NOT_FOUND, "only /metrics is here; the rest is on the admin socket");
+    match request.uri().path() {
+        "/metrics" => routes::answer(asker.ask(Question::Metrics(routes::format(request.headers()))).await),
+        "/readyz" => routes::answer(asker.ask(Question::Ready).await),
+        // That the control loop answers at all is what is asked.
+        "/healthz" => match asker.ask(Question::Ready).await {
+            Err(Refusal::Failed(why)) => routes::failure(StatusCode::INTERNAL_SERVER_ERROR, &why),
+            Ok(_) | Err(_) => routes::answer(Ok(Answer::Text("alive\n".into()))),
+        },
+        _ => routes::failure(
+            StatusCode::NOT_FOUND,
+            "here are /metrics, /healthz, /readyz; the rest is on the admin socket",
+        ),
     }
-    routes::answer(asker.ask(Question::Metrics(routes::format(request.headers()))).await)
 }

@@ -89,14 +89,14 @@ async fn an_unusable_run_directory_is_named() {
 }
 
 #[tokio::test]
-async fn the_metrics_port_offers_metrics_only() {
+async fn the_metrics_port_offers_metrics_and_probes_only() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let addr = listener.local_addr().expect("address");
     tokio::spawn(serve_metrics(listener, answerer()));
     for (request, expected) in [
         ("GET /metrics HTTP/1.0\r\n\r\n".to_owned(), "a 1\n"),
-        ("GET /log-level HTTP/1.0\r\n\r\n".to_owned(), "only /metrics is here"),
-        (put("/log-level", "trace"), "only /metrics is here"),
+        ("GET /log-level HTTP/1.0\r\n\r\n".to_owned(), "here are /metrics, /healthz, /readyz"),
+        (put("/log-level", "trace"), "here are /metrics, /healthz, /readyz"),
     ] {
         let mut stream = TcpStream::connect(addr).await.expect("connects");
         stream.write_all(request.as_bytes()).await.expect("request");

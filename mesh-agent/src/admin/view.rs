@@ -30,12 +30,26 @@ pub struct Status {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ConfigStatus {
+    /// Files and folders; none where the objects are a cluster's.
     pub sources: Vec<PathBuf>,
+    pub cluster: Option<Cluster>,
     /// Grows by one with each published change; 0 before the first.
     pub generation: u64,
     pub services: usize,
     pub endpoints: usize,
     pub diagnostics: DiagnosticCounts,
+}
+
+/// How the agent stands with the API server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    pub server: String,
+    /// `in-sync`; `away`: what was last heard is in force; `last-known`: what an earlier run heard is in force, because
+    /// the server has not said everything yet; `waiting`: nothing is in force before it has.
+    pub state: String,
+    /// Since the server last answered, while it does not.
+    pub away_seconds: Option<u64>,
+    pub reason: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

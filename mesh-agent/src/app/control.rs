@@ -8,13 +8,14 @@ use super::metrics::{self, Gauges, Placed};
 use super::parts::{self, Captured};
 use super::pods::{Pods, log_problems};
 use super::signals::Signals;
-use super::{LogControl, Options, SkMsg, graph, selftest, views};
+use super::source::Source;
+use super::{ConfigFrom, LogControl, Options, SkMsg, graph, selftest, views};
 use crate::admin::{self, Answer, Ask, Asker, Question, Refusal, view};
 use crate::balance::Registry;
 use crate::config::compile::{Compiler, Settings as CompileSettings, Update};
 use crate::config::publish::{Publisher, Step};
 use crate::config::resolve::{Answer as Answered, Names};
-use crate::config::source::{FileSource, Scan, Watch};
+use crate::config::source::Scan;
 use crate::config::{Changes, Code, Diagnostic, Severity};
 use crate::explain;
 use crate::kernel::{self, SelfTest};
@@ -47,7 +48,9 @@ pub(super) struct Control {
     /// Names of ServiceEntries; none where the system's resolver cannot be used.
     names: Option<Names>,
     answers: Option<mpsc::UnboundedReceiver<Answered>>,
-    _watch: Watch,
+    source: Source,
+    /// The first configuration is in force, and what waits for it has begun.
+    begun: bool,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
     gauges: Arc<Gauges>,
@@ -73,7 +76,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Starts every part and puts the first configuration in force.
+    /// Starts every part. Nothing is served before the first configuration has come.
     pub(super) async fn start(options: Options, log: LogControl) -> Result<Self> {
         let started = Instant::now();
         let reopen = signal(SignalKind::user_defined1()).context("signal handlers")?;
@@ -113,14 +116,11 @@ impl Control {
         }
         let captured = kernel.map(|kernel| Captured::new(kernel, Arc::clone(&workers))).transpose()?;
 
-        let (found, mut scans) = mpsc::unbounded_channel();
-        let watch = FileSource::new(options.config.clone())
-            .watch(move |scan| drop(found.send(scan)))
-            .context("thread that watches --config")?;
+        let (found, scans) = mpsc::unbounded_channel();
+        let source = Source::start(&options, move |scan| drop(found.send(scan)))?;
         let (asker, asks) = Asker::new();
         let mut servers = vec![tokio::spawn(admin::serve(socket, asker.clone()))];
         servers.extend(metrics_port.map(|port| tokio::spawn(admin::serve_metrics(port, asker))));
-        let first = scans.recv().await.context("first look at --config")?;
         let (names, answers) = match Names::of_system() {
             Ok((names, answers)) => (Some(names), Some(answers)),
             Err(error) => {
@@ -128,7 +128,7 @@ impl Control {
                 (None, None)
             }
         };
-        let mut control = Self {
+        Ok(Self {
             compiler: Compiler::new(CompileSettings {
                 node: options.node.as_str().into(),
                 cluster_domain: options.cluster_domain.as_str().into(),
@@ -140,7 +140,8 @@ impl Control {
             scans,
             names,
             answers,
-            _watch: watch,
+            source,
+            begun: false,
             snapshot,
             metrics,
             gauges,
@@ -158,26 +159,33 @@ impl Control {
             asks,
             servers,
             draining: false,
-        };
-        control.apply(first).await;
-        if let Some(captured) = &mut control.captured {
+        })
+    }
+
+    /// The first configuration is in force.
+    fn begin(&mut self) -> Result<()> {
+        self.begun = true;
+        if let Some(captured) = &mut self.captured {
             log_problems(&captured.kernel.sweep());
             // Only now: what a former agent left in the maps leads to open listeners again.
             captured.beat()?;
         }
-        control.listen()?;
-        if let Some(captured) = &mut control.captured
-            && control.options.kernel.as_ref().is_some_and(|kernel| kernel.sk_msg == SkMsg::Auto)
+        self.listen()?;
+        if let Some(captured) = &mut self.captured
+            && self.options.kernel.as_ref().is_some_and(|kernel| kernel.sk_msg == SkMsg::Auto)
         {
-            control.self_test = Some(selftest::start(&mut captured.kernel, &control.options.run_dir));
+            self.self_test = Some(selftest::start(&mut captured.kernel, &self.options.run_dir));
         }
-        let took = started.elapsed();
-        tracing::info!(node = %control.options.node, workers = control.options.workers, ?took, "serving");
-        Ok(control)
+        let took = self.started.elapsed();
+        tracing::info!(node = %self.options.node, workers = self.options.workers, ?took, "serving");
+        Ok(())
     }
 
     /// Until a signal arrives.
-    pub(super) async fn serve(&mut self, signals: &mut Signals) {
+    ///
+    /// # Errors
+    /// When what waits for the first configuration cannot begin.
+    pub(super) async fn serve(&mut self, signals: &mut Signals) -> Result<()> {
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             let due = self.pods.deadline(Instant::now());
@@ -185,16 +193,21 @@ impl Control {
                 Some(()) = self.reopen.recv() => self.access_log.reopen(),
                 signal = signals.next() => {
                     tracing::info!("{signal}: stopping");
-                    return;
+                    return Ok(());
                 }
-                Some(scan) = self.scans.recv() => self.apply(scan).await,
+                Some(scan) = self.scans.recv() => {
+                    self.apply(scan).await;
+                    if !self.begun {
+                        self.begin()?;
+                    }
+                }
                 Some(answer) = next(&mut self.answers) => self.put_in_force(Changes { resolved: vec![answer], ..Changes::default() }).await,
                 Some(ask) = self.asks.recv() => self.answer(ask),
                 Some(outcome) = outcome(&mut self.self_test) => {
                     self.self_test = None;
                     self.tested(outcome);
                 }
-                () = sleep_until(due.into()), if self.captured.is_some() => self.tick().await,
+                () = sleep_until(due.into()), if self.begun && self.captured.is_some() => self.tick().await,
                 _ = sweep.tick() => {
                     metrics::sweep(&self.metrics, &self.snapshot.load());
                     self.workers.sweep();
@@ -227,6 +240,7 @@ impl Control {
         if let Some(names) = &mut self.names {
             names.want(self.compiler.names());
         }
+        self.source.want_secrets(self.compiler.secrets());
         update.diagnostics.iter().for_each(log);
         if update.is_change() {
             self.publish(&update).await;
@@ -368,6 +382,7 @@ impl Control {
                 Answer::json(&view::LogLevel { filter })
             }
             Question::SetSkMsg(on) => self.set_sk_msg(on),
+            Question::Ready => self.ready(),
             Question::Metrics(format) => {
                 self.placed.iter_mut().for_each(|placed| placed.count(&snapshot));
                 Ok(Answer::Metrics(format, self.metrics.gather(format)))
@@ -391,6 +406,17 @@ impl Control {
         }
     }
 
+    /// Whether new connections of this node's pods are served.
+    fn ready(&self) -> Result<Answer, Refusal> {
+        let why = match (self.begun, self.draining, &self.captured) {
+            (false, ..) => "waiting for the first configuration",
+            (true, true, _) => "stopping",
+            (true, false, Some(captured)) if !captured.is_beating() => "a worker hangs: the kernel sends nothing here",
+            (true, false, _) => return Ok(Answer::Text("ready\n".into())),
+        };
+        Err(Refusal::NotReady(why.into()))
+    }
+
     fn status(&self, snapshot: &Snapshot) -> view::Status {
         let endpoints = snapshot.services().flat_map(|s| &s.ports).map(|port| port.endpoints.endpoints.len());
         let listeners = self.options.listen.iter().map(|explicit| view::Listener {
@@ -406,7 +432,11 @@ impl Control {
             draining: self.draining,
             workers: self.options.workers,
             config: view::ConfigStatus {
-                sources: self.options.config.clone(),
+                sources: match &self.options.config {
+                    ConfigFrom::Files(paths) => paths.clone(),
+                    ConfigFrom::Cluster(_) => Vec::new(),
+                },
+                cluster: self.source.view(),
                 generation: snapshot.generation,
                 services: snapshot.services().count(),
                 endpoints: endpoints.sum(),

@@ -4,11 +4,10 @@
 //! connections go on. What cannot be opened is tried again at every tick and named once.
 
 use super::parts::Captured;
+use crate::kernel::Netns;
 use crate::snapshot::{Enrolment, Snapshot, Workload, WorkloadKey};
 use crate::worker::Listening;
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 
 #[derive(Debug, Default)]
@@ -20,10 +19,8 @@ pub(super) struct Gates {
 struct Gate {
     /// As the listener's connections know it.
     workload: Arc<Workload>,
-    /// Of the network namespace's file, by which a replaced one is noticed.
-    inode: Option<u64>,
-    /// Closed when dropped; the reason where it could not be opened.
-    listening: Result<Listening, String>,
+    /// The listener is closed when dropped; the reason where it could not be opened.
+    listening: Result<(Netns, Listening), String>,
 }
 
 impl Gates {
@@ -41,11 +38,12 @@ impl Gates {
         for (key, gateway) in snapshot.gateways() {
             let Some(workload) = snapshot.workload(key) else { continue };
             let Enrolment::Enrolled { netns } = &workload.enrolment else { continue };
-            let inode = inode(netns);
             for port in gateway.listeners.iter().map(|listener| listener.port) {
                 let place = (key.clone(), port);
                 let known = self.known.get(&place);
-                if known.is_some_and(|gate| gate.listening.is_ok() && gate.workload == *workload && gate.inode == inode)
+                if let Some(Gate { workload: of, listening: Ok((opened, _)) }) = known
+                    && of == workload
+                    && !parts.is_replaced(netns, opened).await
                 {
                     continue;
                 }
@@ -59,12 +57,8 @@ impl Gates {
                     Err(why) if former.as_ref() == Some(why) => {}
                     Err(why) => tracing::warn!(pod = %key, port, "cannot open a gateway's port, trying again: {why}"),
                 }
-                self.known.insert(place, Gate { workload: Arc::clone(workload), inode, listening });
+                self.known.insert(place, Gate { workload: Arc::clone(workload), listening });
             }
         }
     }
-}
-
-fn inode(netns: &Path) -> Option<u64> {
-    std::fs::metadata(netns).ok().map(|meta| meta.ino())
 }

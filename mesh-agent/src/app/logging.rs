@@ -8,6 +8,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
+/// The Kubernetes client logs each failed attempt as an error of its own; the source says once what is the matter.
+const QUIET: &str = "kube_client::client::builder=off";
+
 /// Handle on the filter.
 #[derive(Clone, Debug)]
 pub struct LogControl {
@@ -48,7 +51,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<LogControl> {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(filter).map_err(|error| {
+    EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|error| {
         format!("`{filter}` is no log filter ({error}): write LEVEL or MODULE=LEVEL, separated by commas")
     })
 }

@@ -1,5 +1,6 @@
 //! What one agent is told at start. The command line makes it; tests may too.
 
+use crate::install::Owner;
 use crate::snapshot::tracing::Collector;
 use crate::snapshot::{PortKey, ServiceName};
 use clap::ValueEnum;
@@ -15,8 +16,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub node: String,
-    /// Files and folders of YAML.
-    pub config: Vec<PathBuf>,
+    pub config: ConfigFrom,
     pub run_dir: PathBuf,
     pub cluster_domain: String,
     pub listen: Vec<Explicit>,
@@ -25,6 +25,8 @@ pub struct Options {
     pub kernel: Option<KernelOptions>,
     pub drain_timeout: Duration,
     pub stop: Stop,
+    /// If it is deleted when the agent is told to stop, the agent leaves as [`Stop::Remove`] says.
+    pub owner: Option<Owner>,
     /// `None`: no metrics endpoint (the admin socket still has `/metrics`).
     pub metrics_addr: Option<SocketAddr>,
     /// Istio's series at most.
@@ -33,6 +35,15 @@ pub struct Options {
     pub access_log: Option<String>,
     /// Where spans go, whatever the MeshConfig says; `None`: as that says.
     pub spans: Option<Arc<Collector>>,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum ConfigFrom {
+    /// Files and folders of YAML.
+    Files(Vec<PathBuf>),
+    /// The API server of this kubeconfig; `None`: as kubectl finds it, or the pod's service account.
+    Cluster(Option<PathBuf>),
 }
 
 #[derive(Clone, Debug)]

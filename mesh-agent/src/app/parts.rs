@@ -4,7 +4,7 @@ use super::{FailurePolicy, KernelOptions, SkMsg};
 use crate::connect::Carries;
 use crate::kernel::{self, Family, FlowTable, Heartbeat, Keeper, Kernel, Marks, Netns, NetnsCookie, SyncReport, Ticks};
 use crate::listen::Pod;
-use crate::snapshot::{Workload, WorkloadKey};
+use crate::snapshot::{NetnsPlace, Workload, WorkloadKey};
 use crate::worker::{Listening, Workers};
 use anyhow::{Context, Result};
 use std::io;
@@ -43,7 +43,7 @@ impl Captured {
     pub(super) async fn open(
         &self,
         workload: &Arc<Workload>,
-        netns: &std::path::Path,
+        netns: &NetnsPlace,
     ) -> Result<(Netns, Listening), kernel::KeeperError> {
         // One listener per address is enough: an accepted connection goes to the least busy worker.
         let opened = self.keeper.open_listeners(netns, 1, super::BACKLOG).await?;
@@ -59,12 +59,19 @@ impl Captured {
     pub(super) async fn open_gate(
         &self,
         workload: &Arc<Workload>,
-        netns: &std::path::Path,
+        netns: &NetnsPlace,
         port: u16,
-    ) -> Result<Listening, kernel::KeeperError> {
+    ) -> Result<(Netns, Listening), kernel::KeeperError> {
         let netns = self.keeper.open_netns(netns).await?;
         let listener = self.keeper.open_port(&netns, port, super::BACKLOG).await?;
-        Ok(self.workers.serve_gateway(listener, Arc::new(self.pod(Arc::clone(workload), netns)), port))
+        let pod = Arc::new(self.pod(Arc::clone(workload), netns.clone()));
+        Ok((netns, self.workers.serve_gateway(listener, pod, port)))
+    }
+
+    /// Whether a pod has another network namespace than the one that was opened for it. One that is nowhere to be found
+    /// is not replaced: it may go before its pod's object does.
+    pub(super) async fn is_replaced(&self, place: &NetnsPlace, opened: &Netns) -> bool {
+        !opened.is_in_place() && self.keeper.open_netns(place).await.is_ok_and(|now| !now.is(opened))
     }
 
     /// What `listen` and `connect` need to know of a pod, without knowing the kernel half.
@@ -109,6 +116,12 @@ impl Captured {
         workload.labels.get(SK_MSG_LABEL).is_some_and(|value| matches!(&**value, "on" | "true" | "enabled"))
     }
 
+    /// The connect hooks believe in this agent.
+    pub(super) fn is_beating(&self) -> bool {
+        let age = self.kernel.status().beat_age_ms;
+        age.is_some_and(|age| u128::from(age) < self.kernel.config().beat_max_age.as_millis())
+    }
+
     /// Lets the connect hooks believe in this agent. Call it when the pods' listeners are open.
     pub(super) fn beat(&mut self) -> Result<()> {
         if self.heartbeat.is_none() {
@@ -131,7 +144,7 @@ pub(super) fn start_kernel(options: &KernelOptions, node: &str) -> Result<Kernel
 fn kernel_config(options: &KernelOptions, node: &str) -> Result<kernel::Config> {
     let pods_cgroup = match &options.pods_cgroup {
         Some(path) => path.clone(),
-        None => kernel::cgroup2()?,
+        None => kernel::pods_cgroup()?,
     };
     let pin_dir = match &options.pin_dir {
         Some(path) => path.clone(),

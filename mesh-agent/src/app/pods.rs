@@ -5,12 +5,10 @@
 //! ever sent to a listener that is not there. Labels may change on running pods, in either direction and fast.
 
 use super::parts::Captured;
-use crate::kernel::NetnsCookie;
-use crate::snapshot::{Enrolment, Snapshot, Workload, WorkloadKey};
+use crate::kernel::{KeeperError, Netns};
+use crate::snapshot::{Enrolment, NetnsPlace, Snapshot, Workload, WorkloadKey};
 use crate::worker::Listening;
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +27,7 @@ pub(super) struct Pods {
 
 #[derive(Debug)]
 struct Pod {
-    netns: PathBuf,
+    netns: NetnsPlace,
     /// `None` while the listeners could not be opened.
     open: Option<Open>,
     state: State,
@@ -38,9 +36,7 @@ struct Pod {
 /// A pod's listeners; closed when dropped.
 #[derive(Debug)]
 struct Open {
-    cookie: NetnsCookie,
-    /// Of the namespace's file, by which a replaced one is noticed; `None` if it could not be read.
-    inode: Option<u64>,
+    netns: Netns,
     /// As the listeners' connections know it.
     workload: Arc<Workload>,
     _listening: Listening,
@@ -86,8 +82,14 @@ impl Pods {
         }
         self.recheck = Some(now + RECHECK);
         self.known.retain(|key, pod| !matches!(pod.state, State::Failed(_)) || wanted(snapshot, key).is_some());
-        let replaced: Vec<_> =
-            self.known.iter().filter(|(_, pod)| pod.is_replaced()).map(|(key, _)| key.clone()).collect();
+        let mut replaced = Vec::new();
+        for (key, pod) in &self.known {
+            if let Some(open) = &pod.open
+                && parts.is_replaced(&pod.netns, &open.netns).await
+            {
+                replaced.push(key.clone());
+            }
+        }
         for key in replaced {
             tracing::info!(pod = %key, "its network namespace was replaced");
             log_problems(&parts.leave(&key));
@@ -115,7 +117,7 @@ impl Pods {
         }
     }
 
-    fn leave(&mut self, parts: &mut Captured, now: Instant, stays: impl Fn(&WorkloadKey, &Path) -> bool) {
+    fn leave(&mut self, parts: &mut Captured, now: Instant, stays: impl Fn(&WorkloadKey, &NetnsPlace) -> bool) {
         for (key, pod) in &mut self.known {
             if pod.state == State::In && !stays(key, &pod.netns) {
                 log_problems(&parts.leave(key));
@@ -130,7 +132,8 @@ impl Pods {
             let Enrolment::Enrolled { netns } = &workload.enrolment else { continue };
             let former = self.known.remove(&workload.key).filter(|pod| pod.netns == *netns);
             let pod = match former {
-                Some(Pod { state: State::Failed(_), .. }) if !retry => former,
+                // A pod's first process and the change of its object that brought us here come together.
+                Some(Pod { state: State::Failed(_), netns: NetnsPlace::Path(_), .. }) if !retry => former,
                 Some(Pod { state: State::In, open: Some(open), .. }) if open.workload == *workload => {
                     Some(Pod { netns: netns.clone(), open: Some(open), state: State::In })
                 }
@@ -141,46 +144,41 @@ impl Pods {
     }
 }
 
-impl Pod {
-    fn is_replaced(&self) -> bool {
-        let Some(known) = self.open.as_ref().and_then(|open| open.inode) else { return false };
-        // A path that is gone says nothing: a namespace may go before its pod's object does.
-        inode(&self.netns).is_some_and(|now| now != known)
-    }
-}
-
 /// Opens listeners, unless they are open for this very workload (its label was taken off and put back), then tells the
 /// kernel.
-async fn take_in(former: Option<Pod>, workload: &Arc<Workload>, netns: &Path, parts: &mut Captured) -> Pod {
+async fn take_in(former: Option<Pod>, workload: &Arc<Workload>, netns: &NetnsPlace, parts: &mut Captured) -> Pod {
     let key = &workload.key;
     let failed_before = matches!(&former, Some(Pod { state: State::Failed(_), .. }));
     let was_in = matches!(&former, Some(Pod { state: State::In, .. }));
     let open = match former.and_then(|pod| pod.open).filter(|open| open.workload == *workload) {
         Some(open) => Ok(open),
         None => parts.open(workload, netns).await.map(|(opened, listening)| Open {
-            cookie: opened.cookie(),
-            inode: inode(netns),
+            netns: opened,
             workload: Arc::clone(workload),
             _listening: listening,
         }),
     };
+    // A pod that is just starting, or going, is no trouble.
+    let absent = open.as_ref().is_err_and(KeeperError::is_absent);
     let taken = open.map_err(|error| (error.to_string(), None)).and_then(|open| {
-        let report = parts.enrol(workload, open.cookie);
+        let report = parts.enrol(workload, open.netns.cookie());
         match report.problems.into_iter().next() {
             Some(problem) => Err((problem, Some(open))),
             None => Ok(open),
         }
     });
-    let netns = netns.to_owned();
+    let netns = netns.clone();
     match taken {
         Ok(open) => {
             if !was_in {
-                tracing::info!(pod = %key, netns = %netns.display(), "in the mesh");
+                tracing::info!(pod = %key, %netns, "in the mesh");
             }
             Pod { netns, open: Some(open), state: State::In }
         }
         Err((why, open)) => {
-            if !failed_before {
+            if absent {
+                tracing::debug!(pod = %key, "not taken in yet: {why}");
+            } else if !failed_before {
                 tracing::warn!(pod = %key, "cannot take the pod in, trying again every second: {why}");
             }
             Pod { netns, open, state: State::Failed(why) }
@@ -194,13 +192,9 @@ pub(super) fn log_problems(report: &crate::kernel::SyncReport) {
     }
 }
 
-fn wanted<'a>(snapshot: &'a Snapshot, key: &WorkloadKey) -> Option<&'a Path> {
+fn wanted<'a>(snapshot: &'a Snapshot, key: &WorkloadKey) -> Option<&'a NetnsPlace> {
     match &snapshot.workload(key)?.enrolment {
         Enrolment::Enrolled { netns } => Some(netns),
         _ => None,
     }
-}
-
-fn inode(netns: &Path) -> Option<u64> {
-    std::fs::metadata(netns).ok().map(|meta| meta.ino())
 }

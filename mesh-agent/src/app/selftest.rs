@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
-const FILE: &str = "self-test.json";
+pub(super) const FILE: &str = "self-test.json";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {

@@ -3,8 +3,11 @@
 use super::Stop;
 use super::control::Control;
 use super::pods::LINGER;
+use super::selftest;
 use super::signals::Signals;
+use super::source::JOURNAL;
 use crate::admin::SOCKET_NAME;
+use crate::install::is_gone;
 use crate::kernel;
 use anyhow::{Context, Result};
 use std::sync::Arc;
@@ -21,6 +24,12 @@ impl Control {
     /// When the kernel state cannot be removed as `--remove-on-exit` asked.
     pub(super) async fn stop(mut self, signals: &mut Signals) -> Result<()> {
         self.draining = true;
+        if let Some(owner) = self.options.owner.clone()
+            && self.answer_until(is_gone(&owner)).await
+        {
+            tracing::info!("uninstalled: leaving nothing behind");
+            self.options.stop = Stop::Remove;
+        }
         let socket = self.options.run_dir.join(SOCKET_NAME);
         if self.options.stop == Stop::Handover {
             // The successor needs the socket and the ports now, not when the last stream has ended.
@@ -64,12 +73,26 @@ impl Control {
     fn leave_kernel(self) -> Result<()> {
         let Some(captured) = self.captured else { return Ok(()) };
         let pin_dir = captured.kernel.config().pin_dir.clone();
+        let run_dir = self.options.run_dir.clone();
         // The heart stops before the programs go.
         drop(captured);
         match self.options.stop {
             Stop::Release | Stop::Handover => Ok(()),
-            Stop::Remove => kernel::uninstall(&pin_dir)
-                .with_context(|| format!("removing the kernel state in {}", pin_dir.display())),
+            Stop::Remove => {
+                kernel::uninstall(&pin_dir)
+                    .with_context(|| format!("removing the kernel state in {}", pin_dir.display()))?;
+                // Other nodes' agents on this machine may have theirs beside it.
+                let _ = pin_dir.parent().map(std::fs::remove_dir);
+                for kept in [JOURNAL, selftest::FILE] {
+                    match std::fs::remove_file(run_dir.join(kept)) {
+                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                            tracing::warn!(%error, kept, "a file of the agent's cannot be removed");
+                        }
+                        _ => {}
+                    }
+                }
+                Ok(())
+            }
         }
     }
 }

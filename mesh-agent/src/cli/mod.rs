@@ -10,6 +10,7 @@ mod dashboard;
 mod diagnostics;
 mod endpoints;
 mod explain;
+mod install;
 mod kernel;
 mod log_level;
 mod output;
@@ -77,6 +78,12 @@ pub struct Place {
 pub enum Command {
     /// Run the agent of this node until SIGTERM or SIGINT
     Run(Box<RunArgs>),
+    /// Install the agent on every node of a Kubernetes cluster, and wait until all are ready
+    Install(install::InstallArgs),
+    /// Bring an installation to this version and these values; nodes follow one by one
+    Upgrade(install::InstallArgs),
+    /// Take the agents, their programs and everything that was installed away
+    Uninstall(install::UninstallArgs),
     /// Is the mesh in order on this node, and if not, why
     Status,
     /// Endpoints of all services, or of one: health, load, latency, failures
@@ -145,6 +152,8 @@ fn dispatch(place: &Place, command: Command) -> Result<ExitCode> {
         Command::Explain(args) => return explain::run(&client, place.output, *args),
         Command::Dashboard(args) => dashboard::run(place.sockets(), place.output, &args),
         Command::Run(args) => run::run(place.run_dir(), *args),
+        Command::Install(args) | Command::Upgrade(args) => install::install(&args),
+        Command::Uninstall(args) => install::uninstall(&args),
         Command::Status => status::run(&client, place.output),
         Command::Endpoints(args) => endpoints::run(&client, place.output, &args),
         Command::Services(args) => services::run(&client, place.output, &args),

@@ -1,6 +1,7 @@
 //! `mesh-agent run`: flags → `app::Options`.
 
-use crate::app::{self, Explicit, FailurePolicy, LogFormat, Options, SkMsg, Stop};
+use crate::app::{self, ConfigFrom, Explicit, FailurePolicy, LogFormat, Options, SkMsg, Stop};
+use crate::install::Owner;
 use crate::snapshot::tracing::Collector;
 use crate::telemetry::MOST_SERIES;
 use crate::telemetry::trace;
@@ -20,8 +21,13 @@ pub struct RunArgs {
     #[arg(long, env = "UNDERMESH_NODE")]
     pub node: Option<String>,
     /// File or folder of Kubernetes YAML, watched; a change is in force within a second. Repeatable
-    #[arg(long = "config", value_name = "PATH", required = true)]
+    #[arg(long = "config", value_name = "PATH", required_unless_present = "kube")]
     pub config: Vec<PathBuf>,
+    /// Objects of a Kubernetes cluster instead of files: by --kubeconfig, as kubectl finds it, or the pod's service account
+    #[arg(long, conflicts_with = "config")]
+    pub kube: bool,
+    #[arg(long, value_name = "FILE", requires = "kube")]
+    pub kubeconfig: Option<PathBuf>,
     /// Serve a Service on an address of the agent's own, without capturing anything. Repeatable
     #[arg(long, value_name = "ADDR=NAMESPACE/SERVICE:PORT")]
     pub listen: Vec<Explicit>,
@@ -35,7 +41,8 @@ pub struct RunArgs {
     /// Load no eBPF: nothing is captured, only --listen is served; needs no privilege
     #[arg(long, help_heading = "Kernel")]
     pub no_kernel: bool,
-    /// Root of the pods' cgroups, where the connect hooks are attached [default: the cgroup2 file system's root]
+    /// Root of the pods' cgroups, where the connect hooks are attached [default: the kubelet's folder
+    /// above this process, else the cgroup2 file system's root]
     #[arg(long, value_name = "DIR", help_heading = "Kernel")]
     pub pods_cgroup: Option<PathBuf>,
     /// bpffs folder of pinned programs and maps, which a restarted agent takes over [default: bpffs/undermesh]
@@ -67,6 +74,9 @@ pub struct RunArgs {
     /// finishes its open requests; until the successor serves --failure-policy decides
     #[arg(long, conflicts_with = "remove_on_exit", help_heading = "Stopping")]
     pub handover: bool,
+    /// The DaemonSet this agent's pod is of: if it is deleted, the agent leaves as with --remove-on-exit
+    #[arg(long, value_name = "NAMESPACE/NAME", help_heading = "Stopping")]
+    pub owner: Option<Owner>,
     /// Detach the programs and delete every pin: leave no trace in the kernel
     #[arg(long, help_heading = "Stopping")]
     pub remove_on_exit: bool,
@@ -118,7 +128,7 @@ impl RunArgs {
         };
         Ok(Options {
             node,
-            config: self.config,
+            config: if self.kube { ConfigFrom::Cluster(self.kubeconfig) } else { ConfigFrom::Files(self.config) },
             run_dir: run_dir.to_owned(),
             cluster_domain: self.cluster_domain,
             listen: self.listen,
@@ -141,6 +151,7 @@ impl RunArgs {
                 (_, true) => Stop::Remove,
                 _ => Stop::Release,
             },
+            owner: self.owner,
             metrics_addr: self.metrics_addr.0,
             metric_series: self.metric_series,
             access_log: self.access_log,

@@ -4,7 +4,7 @@ use super::client::Client;
 use super::kernel::on_off;
 use super::output::{self, Format, Paint, Style};
 use super::table::Table;
-use crate::admin::view::{KernelStatus, Status};
+use crate::admin::view::{Cluster, KernelStatus, Status};
 use anyhow::Result;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -24,9 +24,14 @@ fn draw(status: &Status, paint: Paint) -> String {
     field(&mut out, paint, "node", &format!("{} · {state} for {up} · pid {}", status.node, status.pid));
     field(&mut out, paint, "version", &status.version);
     let config = &status.config;
-    let sources: Vec<String> = config.sources.iter().map(|path| path.display().to_string()).collect();
+    let mut sources: Vec<String> = config.sources.iter().map(|path| path.display().to_string()).collect();
+    sources.extend(config.cluster.as_ref().map(|cluster| cluster.server.clone()));
     let sizes = format!("services {}, endpoints {}", config.services, config.endpoints);
     field(&mut out, paint, "config", &format!("generation {} · {sizes} · {}", config.generation, sources.join(", ")));
+    if let Some(cluster) = &config.cluster {
+        let (text, style) = standing(cluster);
+        field(&mut out, paint, "api server", &paint.text(&text, style));
+    }
     let found = &config.diagnostics;
     let style = match (found.errors, found.warnings) {
         (0, 0) => Style::Good,
@@ -72,6 +77,17 @@ fn draw(status: &Status, paint: Paint) -> String {
         let _ = write!(out, "\n{}", table.render(paint));
     }
     out
+}
+
+fn standing(cluster: &Cluster) -> (String, Style) {
+    let away = cluster.away_seconds.map(|s| format!(" for {}", humantime::format_duration(Duration::from_secs(s))));
+    let (what, style) = match cluster.state.as_str() {
+        "in-sync" => ("in sync", Style::Good),
+        "away" => ("not reached; what was last heard stays in force", Style::Warn),
+        "last-known" => ("not heard in full; what an earlier run heard is in force", Style::Warn),
+        _ => ("waiting for its first answer; nothing is served yet", Style::Bad),
+    };
+    (because(&format!("{what}{}", away.unwrap_or_default()), &cluster.reason), style)
 }
 
 /// The kernel half in four lines; shared with `mesh-agent kernel`.

@@ -1,7 +1,7 @@
 //! What the flags mean; what `--help` promises.
 
 use super::{Cli, Command};
-use crate::app::{FailurePolicy, Options, SkMsg, Stop};
+use crate::app::{ConfigFrom, FailurePolicy, Options, SkMsg, Stop};
 use clap::{CommandFactory, Parser};
 use std::path::Path;
 use std::time::Duration;
@@ -50,7 +50,7 @@ fn a_run_without_kernel_takes_explicit_listeners() {
         "--drain-timeout=1s500ms",
     ]);
     assert!(options.kernel.is_none());
-    assert_eq!(options.config.len(), 2);
+    assert!(matches!(&options.config, ConfigFrom::Files(paths) if paths.len() == 2));
     let shown: Vec<String> = options.listen.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["127.0.0.1:8080=default/web:80", "[::1]:8081=ns/grpc:9000"]);
     assert_eq!((options.metrics_addr, options.workers, options.stop), (None, 1, Stop::Remove));

@@ -152,8 +152,8 @@ impl Diagnostic {
 
     #[must_use]
     pub fn at(mut self, place: &Provenance) -> Self {
-        self.file = Some(Arc::clone(&place.file));
-        self.line = Some(place.line);
+        self.file = place.is_file().then(|| Arc::clone(&place.file));
+        self.line = place.is_file().then_some(place.line);
         self
     }
 

@@ -4,7 +4,9 @@
 //! namespace so that its address stays). Invariant: callers hold only a channel; the thread alone changes namespaces,
 //! so that it can become a process of its own.
 
+use super::finder::Finder;
 use super::sys;
+use crate::snapshot::NetnsPlace;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
@@ -12,6 +14,7 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -34,6 +37,7 @@ pub struct Netns {
     file: Arc<File>,
     cookie: NetnsCookie,
     path: Arc<Path>,
+    inode: u64,
 }
 
 /// The agent's listeners in one pod.
@@ -56,8 +60,8 @@ pub enum Family {
 
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
-    #[error("cannot open network namespace {path}: {source}")]
-    Open { path: PathBuf, source: io::Error },
+    #[error("cannot open the network namespace of {place}: {source}")]
+    Open { place: NetnsPlace, source: io::Error },
     #[error("cannot enter network namespace {path}: {source} (CAP_SYS_ADMIN is needed)")]
     Enter { path: PathBuf, source: io::Error },
     #[error("cannot listen on {addr} in {path}: {source}")]
@@ -76,17 +80,22 @@ impl Keeper {
         Ok(Self { requests })
     }
 
-    /// Opens the namespace at `path` (`/run/netns/x`, `/proc/<pid>/ns/net`) and listens on `127.0.0.1:15001` and
-    /// `[::1]:15001` in it, `shards` times each, with a backlog of `backlog` per listener.
-    pub async fn open_listeners(&self, path: &Path, shards: usize, backlog: i32) -> Result<PodListeners, KeeperError> {
-        let path = path.to_owned();
-        self.ask(|reply| Request::Listeners { path, shards: shards.max(1), backlog, reply }).await
+    /// Opens a pod's namespace and listens on `127.0.0.1:15001` and `[::1]:15001` in it, `shards` times each, with a
+    /// backlog of `backlog` per listener.
+    pub async fn open_listeners(
+        &self,
+        place: &NetnsPlace,
+        shards: usize,
+        backlog: i32,
+    ) -> Result<PodListeners, KeeperError> {
+        let place = place.clone();
+        self.ask(|reply| Request::Listeners { place, shards: shards.max(1), backlog, reply }).await
     }
 
     /// Opens a namespace without listening.
-    pub async fn open_netns(&self, path: &Path) -> Result<Netns, KeeperError> {
-        let path = path.to_owned();
-        self.ask(|reply| Request::Netns { path, reply }).await
+    pub async fn open_netns(&self, place: &NetnsPlace) -> Result<Netns, KeeperError> {
+        let place = place.clone();
+        self.ask(|reply| Request::Netns { place, reply }).await
     }
 
     /// Listens on every address of the pod: `[::]`, which takes IPv4 too, else `0.0.0.0`.
@@ -111,6 +120,13 @@ impl Keeper {
     }
 }
 
+impl KeeperError {
+    /// The namespace is not there: the pod is just starting, or going.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 impl Netns {
     pub fn cookie(&self) -> NetnsCookie {
         self.cookie
@@ -118,6 +134,16 @@ impl Netns {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the path it was opened by leads to it still. Elsewhere it need not be gone: a process may have ended
+    /// while the namespace goes on.
+    pub fn is_in_place(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode)
+    }
+
+    pub fn is(&self, other: &Self) -> bool {
+        self.inode == other.inode
     }
 }
 
@@ -136,8 +162,8 @@ impl From<&SocketAddr> for Family {
 type Reply<T> = oneshot::Sender<Result<T, KeeperError>>;
 
 enum Request {
-    Listeners { path: PathBuf, shards: usize, backlog: i32, reply: Reply<PodListeners> },
-    Netns { path: PathBuf, reply: Reply<Netns> },
+    Listeners { place: NetnsPlace, shards: usize, backlog: i32, reply: Reply<PodListeners> },
+    Netns { place: NetnsPlace, reply: Reply<Netns> },
     Port { netns: Netns, port: u16, backlog: i32, reply: Reply<TcpListener> },
     Socket { netns: Netns, family: Family, reply: Reply<OwnedFd> },
 }
@@ -145,14 +171,16 @@ enum Request {
 /// The thread stays in the namespace it entered last: a socket for the same pod needs no second `setns`.
 fn serve(inbox: &mpsc::Receiver<Request>) {
     let mut current = None;
+    let mut finder = Finder::default();
     while let Ok(request) = inbox.recv() {
         // A caller that has gone away does not want its answer.
         match request {
-            Request::Listeners { path, shards, backlog, reply } => {
-                let _ = reply.send(open(&path, &mut current).and_then(|netns| listeners(netns, shards, backlog)));
+            Request::Listeners { place, shards, backlog, reply } => {
+                let _ = reply
+                    .send(open(&place, &mut finder, &mut current).and_then(|netns| listeners(netns, shards, backlog)));
             }
-            Request::Netns { path, reply } => {
-                let _ = reply.send(open(&path, &mut current));
+            Request::Netns { place, reply } => {
+                let _ = reply.send(open(&place, &mut finder, &mut current));
             }
             Request::Port { netns, port, backlog, reply } => {
                 let opened = enter(&netns, &mut current).and_then(|()| every_address(&netns, port, backlog));
@@ -169,15 +197,20 @@ fn serve(inbox: &mpsc::Receiver<Request>) {
     }
 }
 
-fn open(path: &Path, current: &mut Option<NetnsCookie>) -> Result<Netns, KeeperError> {
-    let file = File::open(path).map_err(|source| KeeperError::Open { path: path.to_owned(), source })?;
-    let entered = |source| KeeperError::Enter { path: path.to_owned(), source };
+fn open(place: &NetnsPlace, finder: &mut Finder, current: &mut Option<NetnsCookie>) -> Result<Netns, KeeperError> {
+    let failed = |source| KeeperError::Open { place: place.clone(), source };
+    let (path, file) = match place {
+        NetnsPlace::Path(path) => (path.clone(), File::open(path).map_err(failed)?),
+        NetnsPlace::Pod(uid) => finder.open(uid).map_err(failed)?,
+    };
+    let inode = file.metadata().map_err(failed)?.ino();
+    let entered = |source| KeeperError::Enter { path: path.clone(), source };
     *current = None;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|e| entered(e.into()))?;
     // Any socket of the namespace tells its cookie.
     let cookie = sys::netns_cookie(&tcp_socket(Family::V4).map_err(entered)?).map_err(entered)?;
     *current = Some(NetnsCookie(cookie));
-    Ok(Netns { file: Arc::new(file), cookie: NetnsCookie(cookie), path: path.into() })
+    Ok(Netns { file: Arc::new(file), cookie: NetnsCookie(cookie), path: path.into(), inode })
 }
 
 fn enter(netns: &Netns, current: &mut Option<NetnsCookie>) -> Result<(), KeeperError> {

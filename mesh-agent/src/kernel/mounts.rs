@@ -22,13 +22,50 @@ pub fn bpffs() -> Result<PathBuf, KernelError> {
     Ok(path)
 }
 
-/// The calling thread's cgroup2 folder: the process's, unless the cgroup is threaded.
+/// The process's own cgroup2 folder, as the mounted hierarchy names it.
+///
+/// In a cgroup namespace (a container's) `/proc` tells a path relative to it, while the node's hierarchy is mounted: then
+/// the folder is looked for that lists this process.
 pub fn own_cgroup() -> Result<PathBuf, KernelError> {
     let own = PathBuf::from("/proc/thread-self/cgroup");
     let text = fs::read_to_string(&own).map_err(|source| KernelError::Cgroup { path: own, source })?;
     // cgroup2's line is `0::/path` (cgroups(7)).
     let path = text.lines().find_map(|line| line.strip_prefix("0::")).ok_or(KernelError::NoCgroup2)?;
-    Ok(cgroup2()?.join(path.trim_start_matches('/')))
+    let root = cgroup2()?;
+    let told = root.join(path.trim_start_matches('/'));
+    if path != "/" || lists_us(&root) {
+        return Ok(told);
+    }
+    Ok(holder(&root, 0).unwrap_or(told))
+}
+
+/// The folder above all pods of this node: the kubelet's `kubepods` above this process, where it is in one; else the
+/// hierarchy's root.
+pub fn pods_cgroup() -> Result<PathBuf, KernelError> {
+    let own = own_cgroup()?;
+    let is_pods = |path: &&Path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // The systemd driver repeats the parents' names: `kubepods-burstable.slice` is below `kubepods.slice`.
+        name == "kubepods" || name.strip_suffix(".slice").is_some_and(|name| name.ends_with("kubepods"))
+    };
+    own.ancestors().find(is_pods).map_or_else(cgroup2, |path| Ok(path.to_owned()))
+}
+
+/// Deep enough for a pod's container in a nested cluster.
+const MAX_DEPTH: usize = 12;
+
+fn holder(folder: &Path, depth: usize) -> Option<PathBuf> {
+    if lists_us(folder) {
+        return Some(folder.to_owned());
+    }
+    let below = fs::read_dir(folder).ok().filter(|_| depth < MAX_DEPTH)?;
+    let folders = below.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.into_iter().find_map(|entry| holder(&entry.path(), depth + 1))
+}
+
+fn lists_us(folder: &Path) -> bool {
+    let own = std::process::id().to_string();
+    fs::read_to_string(folder.join("cgroup.procs")).is_ok_and(|pids| pids.lines().any(|pid| pid == own))
 }
 
 /// The id the kernel programs see: the folder's inode number.

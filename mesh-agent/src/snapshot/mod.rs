@@ -30,7 +30,7 @@ pub use service::{
     ClusterKey, Endpoint, EndpointHealth, EndpointSet, LbPolicy, PortKey, Protocol, Resolution, Service, ServiceName,
     ServicePort, TrafficDistribution,
 };
-pub use workload::{Enrolment, Locality, OutsideReason, Owner, Workload, WorkloadKey};
+pub use workload::{Enrolment, Locality, NetnsPlace, OutsideReason, Owner, Workload, WorkloadKey};
 
 use crate::addr::{EndpointAddr, OrigDst, ServiceAddr};
 use lookup::ByHost;

@@ -48,13 +48,37 @@ pub struct Owner {
 pub enum Enrolment {
     /// In the mesh, on this node, and its network namespace is known.
     Enrolled {
-        netns: PathBuf,
+        netns: NetnsPlace,
     },
     /// In the mesh, served by another node's agent.
     Elsewhere,
     Outside {
         reason: OutsideReason,
     },
+}
+
+/// Where a pod's network namespace is found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NetnsPlace {
+    /// `/run/netns/NAME`, as the pod's annotation says.
+    Path(PathBuf),
+    /// With the processes of the pod of this UID.
+    Pod(Arc<str>),
+}
+
+impl fmt::Display for NetnsPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Pod(uid) => write!(f, "pod {uid}"),
+        }
+    }
+}
+
+impl Serialize for NetnsPlace {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
 }
 
 /// Why a pod is not in the mesh; `status` prints it, nothing is silent.

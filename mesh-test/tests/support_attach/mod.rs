@@ -9,8 +9,8 @@ use mesh_agent::kernel::{
     Ticks, Update,
 };
 use mesh_agent::snapshot::{
-    Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, PortKey, Protocol, Service, ServiceName, ServicePort,
-    Snapshot, WorkloadKey,
+    Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, NetnsPlace, PortKey, Protocol, Service, ServiceName,
+    ServicePort, Snapshot, WorkloadKey,
 };
 use mesh_common::Reason;
 use std::fs::{self, File};
@@ -117,7 +117,7 @@ impl Node {
         })
         .join()
         .unwrap();
-        let path = PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd()));
+        let path = NetnsPlace::Path(format!("/proc/self/fd/{}", netns.as_raw_fd()).into());
         let cookie = wait(self.keeper.open_netns(&path)).unwrap().cookie();
         let key = WorkloadKey { namespace: "shop".into(), name: name.into(), uid: name.into() };
         Pod { key, cookie, netns, cgroup: self.config.pods_cgroup.clone(), listeners: None }
@@ -125,7 +125,7 @@ impl Node {
 
     /// Opens the agent's listeners, from a thread in the agent's cgroup as the keeper's would be.
     pub fn listen(&self, pod: &mut Pod) {
-        let path = PathBuf::from(format!("/proc/self/fd/{}", pod.netns.as_raw_fd()));
+        let path = NetnsPlace::Path(format!("/proc/self/fd/{}", pod.netns.as_raw_fd()).into());
         pod.listeners = Some(self.as_agent(|| {
             let keeper = Keeper::start().unwrap();
             wait(keeper.open_listeners(&path, 1, 1024)).unwrap()
@@ -140,7 +140,7 @@ impl Node {
     /// A connection of the agent's own, from a pod's namespace to an endpoint.
     pub fn dial(&self, from: &Pod, to: &str, marks: &Marks) -> TcpStream {
         let to: SocketAddr = to.parse().unwrap();
-        let path = PathBuf::from(format!("/proc/self/fd/{}", from.netns.as_raw_fd()));
+        let path = NetnsPlace::Path(format!("/proc/self/fd/{}", from.netns.as_raw_fd()).into());
         let socket = self.as_agent(|| {
             let keeper = Keeper::start().unwrap();
             let netns = wait(keeper.open_netns(&path)).unwrap();

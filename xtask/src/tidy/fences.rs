@@ -23,6 +23,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     ("opentelemetry_proto::", &["mesh-agent/src/telemetry/trace/", "mesh-test/"]),
     ("hickory_resolver::", &["mesh-agent/src/config/resolve"]),
+    ("kube::", &["mesh-agent/src/config/source/kube", "mesh-agent/src/install/", "mesh-test/"]),
     ("notify::", &["mesh-agent/src/config/source/"]),
 ];
 

@@ -193,6 +193,11 @@ impl Compiler {
         update
     }
 
+    /// Secrets that Gateways of this node's pods name, whether they are there or not.
+    pub fn secrets(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.gateways.secrets()
+    }
+
     /// Every finding about the objects in force, in order of object.
     pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
         self.diagnostics.values().flatten()

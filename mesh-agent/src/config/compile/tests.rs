@@ -100,7 +100,7 @@ fn a_service_with_pods() {
     assert_eq!(&*endpoint.locality.zone, "eu-a");
     let workload = endpoint.workload.as_ref().unwrap();
     assert_eq!((&*workload.service_account, &*workload.owner.name), ("carter", "cart-1"));
-    assert!(matches!(&workload.enrolment, Enrolment::Enrolled { netns } if netns == Path::new("/run/netns/cart-1")));
+    assert!(matches!(&workload.enrolment, Enrolment::Enrolled { netns } if netns.to_string() == "/run/netns/cart-1"));
     let other = cart.ports[0].endpoints.endpoints[1].workload.as_ref().unwrap();
     assert_eq!(other.enrolment, Enrolment::Elsewhere);
     for addr in ["10.96.0.1:80", "[::ffff:10.96.0.1]:80", "[fd00::1]:81"] {

@@ -2,13 +2,13 @@
 
 use crate::config::diagnostic::{Code, Diagnostic};
 use crate::config::resource::{Labels, Meta, Pod, Resource};
-use crate::snapshot::{Enrolment, Locality, OutsideReason, Owner, Workload, WorkloadKey};
+use crate::snapshot::{Enrolment, Locality, NetnsPlace, OutsideReason, Owner, Workload, WorkloadKey};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Set by the CNI (or the lab): the path of the pod's network namespace.
+/// Set by the lab: the path of the pod's network namespace. A pod without it is found by its UID.
 pub const NETNS_ANNOTATION: &str = "undermesh.dev/netns";
 /// `enabled` or `disabled`, on a namespace (label) or a pod (label or annotation); stronger than Istio's.
 pub const MESH_LABEL: &str = "undermesh.dev/mesh";
@@ -131,7 +131,9 @@ fn enrolment(meta: &Meta, pod: &Pod, around: &Surroundings<'_>, diagnostics: &mu
         return Enrolment::Elsewhere;
     }
     match meta.annotations.get(NETNS_ANNOTATION) {
-        Some(netns) if netns.starts_with('/') => Enrolment::Enrolled { netns: PathBuf::from(&**netns) },
+        Some(netns) if netns.starts_with('/') => {
+            Enrolment::Enrolled { netns: NetnsPlace::Path(PathBuf::from(&**netns)) }
+        }
         Some(_) => {
             diagnostics.push(
                 Diagnostic::error(Code::BadAnnotation, "not an absolute path; the pod stays outside the mesh")
@@ -140,6 +142,7 @@ fn enrolment(meta: &Meta, pod: &Pod, around: &Surroundings<'_>, diagnostics: &mu
             );
             outside(OutsideReason::NoNetns)
         }
+        None if !meta.uid.is_empty() => Enrolment::Enrolled { netns: NetnsPlace::Pod(Arc::clone(&meta.uid)) },
         None => {
             diagnostics.push(
                 Diagnostic::info(

@@ -17,6 +17,11 @@ macro_rules! kinds {
                 match self { $(Self::$kind => matches!(Scope::$scope, Scope::Namespaced),)* }
             }
 
+            /// As documents write `kind`; two families' kinds may share it.
+            pub fn api_name(self) -> &'static str {
+                self.name().split('.').next().unwrap_or_default()
+            }
+
             /// `Service`; with its group where two families have a kind of that name.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$kind => $name,)* }

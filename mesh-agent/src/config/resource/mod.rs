@@ -85,7 +85,7 @@ pub struct ObjectKey {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Provenance {
     pub file: Arc<Path>,
-    /// 1-based line of the object's first line.
+    /// 1-based line of the object's first line; 0 where it stands in no file ([`Provenance::api_server`]).
     pub line: u32,
     /// 0-based document in the file.
     pub document: u32,
@@ -94,6 +94,17 @@ pub struct Provenance {
 impl ObjectKey {
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
         Self { kind, namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl Provenance {
+    /// Of objects that an API server holds.
+    pub fn api_server() -> Self {
+        Self { file: Path::new("API server").into(), line: 0, document: 0 }
+    }
+
+    pub fn is_file(&self) -> bool {
+        self.line > 0
     }
 }
 
@@ -110,6 +121,7 @@ impl fmt::Display for ObjectKey {
 
 impl fmt::Display for Provenance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line)
+        write!(f, "{}", self.file.display())?;
+        if self.is_file() { write!(f, ":{}", self.line) } else { Ok(()) }
     }
 }

@@ -1,4 +1,4 @@
-//! Text of one file → typed resources and diagnostics. Pure.
+//! Text of one file, or one object of an API server → typed resources and diagnostics. Pure.
 
 use super::fields::{Finding, What};
 use super::kinds::{Recognised, recognise};
@@ -33,6 +33,14 @@ pub fn parse(file: &Arc<Path>, text: &str) -> Parsed {
         let n = u32::try_from(n).unwrap_or(u32::MAX);
         Reader { file, document, n, parsed: &mut parsed }.document();
     }
+    parsed
+}
+
+/// Reads one object as an API server gives it, `apiVersion` and `kind` included; it stands in no file.
+pub fn object(value: Value) -> Parsed {
+    let mut parsed = Parsed::default();
+    let nowhere = Document { text: "", first_line: 0 };
+    Reader { file: &Provenance::api_server().file, document: nowhere, n: 0, parsed: &mut parsed }.object(value, "");
     parsed
 }
 

@@ -59,6 +59,11 @@ pub(super) struct Causes<'a> {
 }
 
 impl Gateways {
+    /// What was asked for, found or not.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.secrets.all_keys()
+    }
+
     /// The group that a pod belongs to, as Gateways are planned now.
     fn group(&self, namespace: &Arc<str>, labels: &BTreeMap<Arc<str>, Arc<str>>) -> Option<Group> {
         let selecting = self.plans.iter().filter(|(_, (_, plan))| plan.pods.selects(namespace, labels));

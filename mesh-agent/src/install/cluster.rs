@@ -1,0 +1,168 @@
+//! Objects to and from an API server, and the wait for what they do.
+
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::{ApiResource, DynamicObject as Object, GroupVersionKind};
+use kube::{Client, Config, ResourceExt};
+use serde_yaml_ng::Value;
+use std::fmt;
+use std::path::Path;
+
+/// Owner of the fields that are set (server-side apply).
+const MANAGER: &str = "undermesh";
+
+pub struct Cluster {
+    client: Client,
+    /// Its address.
+    pub server: String,
+}
+
+/// What became of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    Created,
+    Configured,
+    Unchanged,
+    Deleted,
+    Absent,
+}
+
+/// How far a DaemonSet is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Nodes that shall have a pod.
+    pub wanted: i64,
+    /// Of those, with a pod of the current template that is ready.
+    pub ready: i64,
+    /// The controller has seen the current template.
+    pub observed: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    #[error("no way to a cluster: {0}")]
+    Config(String),
+    #[error("{object}: {source}")]
+    Api { object: String, source: kube::Error },
+    #[error("not an object: {0}")]
+    NotAnObject(#[from] serde_json::Error),
+}
+
+impl Cluster {
+    /// By a kubeconfig's current context; `None`: as kubectl finds it.
+    ///
+    /// # Errors
+    /// Without a usable kubeconfig. Nothing is asked yet.
+    pub async fn of(kubeconfig: Option<&Path>) -> Result<Self, ClusterError> {
+        let wrong = |error: &dyn fmt::Display| ClusterError::Config(error.to_string());
+        let config = match kubeconfig {
+            Some(path) => {
+                let read = Kubeconfig::read_from(path).map_err(|e| wrong(&format!("{}: {e}", path.display())))?;
+                Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(|e| wrong(&e))?
+            }
+            None => Config::infer().await.map_err(|e| wrong(&e))?,
+        };
+        let server = config.cluster_url.to_string();
+        Ok(Self { client: Client::try_from(config).map_err(|e| wrong(&e))?, server })
+    }
+
+    /// Server-side apply: fields that others set and we do not name stay.
+    ///
+    /// # Errors
+    /// What the server says, with the object's name.
+    pub async fn apply(&self, object: &Value) -> Result<Done, ClusterError> {
+        let (api, object) = self.api(object)?;
+        let name = object.name_any();
+        let failed = |source| ClusterError::Api { object: label(&object), source };
+        let before = api.get_opt(&name).await.map_err(failed)?;
+        let after =
+            api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await.map_err(failed)?;
+        Ok(match before {
+            None => Done::Created,
+            Some(before) if before.resource_version() == after.resource_version() => Done::Unchanged,
+            Some(_) => Done::Configured,
+        })
+    }
+
+    /// # Errors
+    /// What the server says; that the object is not there is none.
+    pub async fn delete(&self, object: &Value) -> Result<Done, ClusterError> {
+        let (api, object) = self.api(object)?;
+        match api.delete(&object.name_any(), &DeleteParams::background()).await {
+            Ok(_) => Ok(Done::Deleted),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Done::Absent),
+            Err(source) => Err(ClusterError::Api { object: label(&object), source }),
+        }
+    }
+
+    /// # Errors
+    /// What the server says.
+    pub async fn exists(&self, object: &Value) -> Result<bool, ClusterError> {
+        let (api, object) = self.api(object)?;
+        let found = api.get_opt(&object.name_any()).await;
+        Ok(found.map_err(|source| ClusterError::Api { object: label(&object), source })?.is_some())
+    }
+
+    /// Pods of the agent that are there, those that are ending too.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn pods(&self, namespace: &str) -> Result<usize, ClusterError> {
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Pod"));
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &kind);
+        let ours = kube::api::ListParams::default().labels(&format!("app.kubernetes.io/name={}", super::NAME));
+        let pods = api.list(&ours).await.map_err(|source| ClusterError::Api { object: "pods".into(), source })?;
+        Ok(pods.items.len())
+    }
+
+    /// # Errors
+    /// What the server says.
+    pub async fn progress(&self, namespace: &str) -> Result<Progress, ClusterError> {
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "DaemonSet"));
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &kind);
+        let set = api.get(super::NAME).await;
+        let set = set.map_err(|source| ClusterError::Api { object: "DaemonSet".into(), source })?;
+        let number = |field: &str| set.data["status"][field].as_i64().unwrap_or(0);
+        Ok(Progress {
+            wanted: number("desiredNumberScheduled"),
+            ready: number("numberReady").min(number("updatedNumberScheduled")),
+            observed: set.metadata.generation == Some(number("observedGeneration")),
+        })
+    }
+
+    fn api(&self, object: &Value) -> Result<(Api<DynamicObject>, Object), ClusterError> {
+        let object: Object = serde_json::from_value(serde_json::to_value(object)?)?;
+        let types = object.types.clone().unwrap_or_default();
+        let (group, version) = types.api_version.rsplit_once('/').unwrap_or(("", &types.api_version));
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &types.kind));
+        let api = match object.namespace() {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &kind),
+            None => Api::all_with(self.client.clone(), &kind),
+        };
+        Ok((api, object))
+    }
+}
+
+impl Progress {
+    /// Every node's agent is of the current template and ready. A cluster without nodes never is.
+    pub fn is_done(&self) -> bool {
+        self.observed && self.wanted > 0 && self.ready >= self.wanted
+    }
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created",
+            Self::Configured => "configured",
+            Self::Unchanged => "unchanged",
+            Self::Deleted => "deleted",
+            Self::Absent => "not there",
+        })
+    }
+}
+
+fn label(object: &Object) -> String {
+    let kind = object.types.as_ref().map_or("object", |types| &types.kind);
+    format!("{kind} {}", object.name_any())
+}

@@ -1,0 +1,79 @@
+//! Installing the agent on a cluster: the Helm chart's own templates, rendered here and applied by the API server.
+//!
+//! Place: beside the agent; a person's laptop runs it. Invariant: there is one source of manifests, `deploy/helm`;
+//! `mesh-agent install`, `helm install` and `kubectl apply -k` make the same objects.
+
+mod cluster;
+mod owner;
+mod render;
+mod values;
+
+pub use cluster::{Cluster, ClusterError, Done, Progress};
+pub use owner::{Owner, is_gone};
+pub use values::{Profile, Values, ValuesError};
+
+use serde_yaml_ng::Value;
+
+/// Where it is installed unless told otherwise.
+pub const NAMESPACE: &str = "undermesh-system";
+/// Name of the DaemonSet and of what belongs to it.
+pub const NAME: &str = "undermesh";
+
+const TEMPLATES: &[(&str, &str)] = &[
+    ("rbac.yaml", include_str!("../../../deploy/helm/undermesh/templates/rbac.yaml")),
+    ("daemonset.yaml", include_str!("../../../deploy/helm/undermesh/templates/daemonset.yaml")),
+];
+
+/// The namespace, which Helm makes itself (`--create-namespace`). Its label lets the agents be on the host's network.
+const OWN_NAMESPACE: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: {{ .Release.Namespace }}
+  labels:
+    app.kubernetes.io/name: undermesh
+    pod-security.kubernetes.io/enforce: privileged
+";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("{template}: {source}")]
+    Template { template: &'static str, source: render::TemplateError },
+    #[error("{template}: not YAML: {source}")]
+    Yaml { template: &'static str, source: serde_yaml_ng::Error },
+}
+
+/// Every object, in the order in which they are applied.
+///
+/// # Errors
+/// When a value makes a template's text malformed.
+pub fn objects(values: &Values, namespace: &str) -> Result<Vec<Value>, ManifestError> {
+    let mut objects = Vec::new();
+    for (template, text) in [("namespace.yaml", OWN_NAMESPACE)].iter().chain(TEMPLATES).copied() {
+        let text =
+            render::render(text, values, namespace).map_err(|source| ManifestError::Template { template, source })?;
+        for document in serde_yaml_ng::Deserializer::from_str(&text) {
+            let object = serde::Deserialize::deserialize(document);
+            objects.push(object.map_err(|source| ManifestError::Yaml { template, source })?);
+        }
+    }
+    Ok(objects)
+}
+
+/// The objects as one text for `kubectl apply`.
+///
+/// # Errors
+/// As [`objects`].
+pub fn manifest(values: &Values, namespace: &str) -> Result<String, ManifestError> {
+    let mut all = String::new();
+    for object in objects(values, namespace)? {
+        let text = serde_yaml_ng::to_string(&object);
+        let text = text.map_err(|source| ManifestError::Yaml { template: "objects", source })?;
+        all.push_str("---\n");
+        all.push_str(&text);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! `cargo xtask image`: the agent's container image, without a Docker daemon, the same bytes from the same source.
+//!
+//! One layer with one static binary, as an archive that both `docker load` and `ctr image import` take (docker-archive and
+//! OCI layout share the blobs), and a CycloneDX list of what is in it.
+
+mod archive;
+mod sbom;
+
+use crate::sh::{self, Profile};
+use anyhow::{Context, Result, bail, ensure};
+use archive::{Archive, Config};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Name of the image
+    #[arg(long, default_value = concat!("docker.io/undermesh/mesh-agent:", env!("CARGO_PKG_VERSION")))]
+    tag: String,
+    /// Where to put it [default: target/image]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// As `cargo xtask test` builds things: nearly as fast as released, in half the time
+    #[arg(long)]
+    fast: bool,
+    /// And one more image with the apps of the lab, for tests: `docker.io/undermesh/pingpong:dev`
+    #[arg(long)]
+    apps: bool,
+}
+
+/// The apps' image, as deploy/examples/pingpong.yaml names it.
+const APPS: &str = "docker.io/undermesh/pingpong:dev";
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let out = args.out.clone().unwrap_or_else(|| sh::root().join("target/image"));
+    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    let profile = if args.fast { Profile::Fast } else { Profile::Release };
+    image("mesh-agent", "mesh-agent", profile, &args.tag, &out)?;
+    let list = out.join("mesh-agent.cdx.json");
+    fs::write(&list, sbom::of("mesh-agent")?)?;
+    sh::say(&format!("{}", list.display()));
+    if args.apps {
+        image("mesh-test", "mesh-app", profile, APPS, &out)?;
+    }
+    Ok(())
+}
+
+fn image(package: &str, program: &str, profile: Profile, tag: &str, out: &Path) -> Result<()> {
+    let binary = fs::read(build(package, program, profile)?)?;
+    ensure!(is_static(&binary), "{program} is not static: it would find no loader in an empty image");
+    let mut archive = Archive::default();
+    archive.file(&format!("usr/bin/{program}"), 0o755, &binary);
+    let file = out.join(format!("{program}.tar"));
+    fs::write(&file, archive.finish(&Config { tag, entrypoint: &format!("/usr/bin/{program}") })?)?;
+    sh::say(&format!("{} ({tag}, {} MiB)", file.display(), binary.len() >> 20));
+    Ok(())
+}
+
+/// Only the last step differs from the usual build: the C library is linked in.
+fn build(package: &str, program: &str, profile: Profile) -> Result<PathBuf> {
+    let target = sh::root().join("target");
+    let mut cargo = sh::cargo();
+    cargo.args(["rustc", "--quiet", "--profile", profile.name(), "--package", package, "--bin", program]);
+    // Beside the dynamic one that the lab uses.
+    cargo.env("CARGO_TARGET_DIR", &target).args(["--", "-C", "target-feature=+crt-static"]);
+    if !cargo.status().context("cannot start cargo")?.success() {
+        bail!("the build of {program} failed");
+    }
+    let built = sh::programs(profile).join(program);
+    let kept = target.join("image").join(program);
+    fs::create_dir_all(target.join("image"))?;
+    fs::copy(&built, &kept).with_context(|| format!("cannot copy {}", built.display()))?;
+    Ok(kept)
+}
+
+/// An ELF file without a program interpreter (`PT_INTERP`).
+fn is_static(binary: &[u8]) -> bool {
+    use object::read::elf::{FileHeader, ProgramHeader};
+    let Ok(header) = object::elf::FileHeader64::<object::Endianness>::parse(binary) else { return false };
+    let Ok(endian) = header.endian() else { return false };
+    let Ok(segments) = header.program_headers(endian, binary) else { return false };
+    segments.iter().all(|segment| segment.p_type(endian) != object::elf::PT_INTERP)
+}
