@@ -25,8 +25,8 @@ impl Destinations {
             let mut cache = self.snapshot.borrow_mut();
             let client = Asker::new(source, wants).client;
             let opaque = resolve::opaque(cache.load(), &client, wants, sni);
-            match (opaque.backends, opaque.to) {
-                (Some(backends), _) => match split::weighted(backends, rng).map(|backend| &backend.to) {
+            match (opaque.rule, opaque.to) {
+                (Some(rule), _) => match split::weighted(rule.backends(), rng).map(|backend| &backend.to) {
                     Some(BackendTo::Service(to)) => to.clone(),
                     Some(BackendTo::Refused { status, .. }) => return Err(Failure::RefusedBackend(*status)),
                     None => return Err(Failure::NoCluster),

@@ -2,8 +2,9 @@
 
 use crate::addr::OrigDst;
 use crate::listen::Wants;
+use crate::route::l4::Rule;
 use crate::route::{self, Facts};
-use crate::snapshot::route::{Backend, MESH, VirtualHost};
+use crate::snapshot::route::{MESH, VirtualHost};
 use crate::snapshot::{
     self, Client, L4Host, OutboundPolicy, PortKey, Protocol, Service, ServicePort, Snapshot, Workload, host_names,
 };
@@ -60,8 +61,12 @@ pub fn connection(snapshot: &Snapshot, client: &Client<'_>, wants: &Wants) -> To
 /// What becomes of a connection whose bytes are not looked into.
 #[derive(Debug)]
 pub struct Opaque<'s> {
-    /// Of the `tls` or `tcp` rule that takes it, if one does.
-    pub backends: Option<&'s [Backend]>,
+    /// Who speaks about its host.
+    pub rules: Option<&'s Arc<L4Host>>,
+    /// The rule that takes it, if one does.
+    pub rule: Option<Rule<'s>>,
+    /// `tcp` rules hold for its port.
+    pub by_tcp: bool,
     /// Where it goes without one.
     pub to: To,
 }
@@ -82,13 +87,13 @@ pub fn opaque<'s>(snapshot: &'s Snapshot, client: &Client<'_>, wants: &Wants, sn
     let by_tcp = !matches!(protocol(&to), Some(protocol) if protocol != Protocol::Tcp && protocol != Protocol::Detect);
     let facts = Facts { port: wants.port(), client: *client, gateway: MESH };
     let address: Option<IpAddr> = wants.original().map(|original| original.addr().ip());
-    let backends = rules(snapshot, client, &to, sni).and_then(|host| {
+    let rules = rules(snapshot, client, &to, sni);
+    let rule = rules.and_then(|host| {
         let routes = [&*host.routes];
-        let tls = sni.and_then(|sni| route::l4::tls(routes, &facts, address, sni)).map(|tls| &tls.backends[..]);
-        let tcp = || route::l4::tcp(routes, &facts, address).map(|tcp| &tcp.backends[..]);
-        tls.or_else(|| tcp().filter(|_| by_tcp))
+        let tls = sni.and_then(|sni| route::l4::tls(routes, &facts, address, sni)).map(Rule::Tls);
+        tls.or_else(|| route::l4::tcp(routes, &facts, address).filter(|_| by_tcp).map(Rule::Tcp))
     });
-    Opaque { backends, to }
+    Opaque { rules, rule, by_tcp, to }
 }
 
 /// Whether it takes a ClientHello's name to know where a TLS connection goes.

@@ -1,15 +1,16 @@
 //! A request's way in the order of `proxy/exchange.rs`: rules, filters, action, destinations.
 
 use super::filters::{cors_filter, forward_filters, header_filters};
-use super::l4::opaque;
 use super::question::Speaks;
 use super::view::{Backend, Explanation, Lookup, NearMiss, Retry, Verdict};
-use super::{Asking, backend, lookup, reference, verdict, words};
+use super::{Asking, backend, l4, lookup, reference, verdict, words};
 use crate::destination::resolve::{self, To};
 use crate::destination::{self, Target};
 use crate::error::Failure;
+use crate::kernel::Taker;
 use crate::route::{self, Facts, Head, cors, redirect};
-use crate::snapshot::gateway::{App, Server};
+use crate::snapshot::Protocol;
+use crate::snapshot::gateway::{App, Server, Servers};
 use crate::snapshot::route::{Action, BackendTo, Destination, Family, Forward, Redirect, Route, VirtualHost};
 use http::StatusCode;
 use std::rc::Rc;
@@ -23,16 +24,28 @@ pub(super) struct Routes<'a> {
     pub(super) target: Option<&'a Rc<Target>>,
 }
 
-/// A client in the mesh.
+/// A client in the mesh, in the order of `proxy.rs`.
 pub(super) fn in_mesh(asking: &Asking<'_>) -> Explanation {
-    let snapshot = asking.world.snapshot;
+    match asking.taker() {
+        Taker::Nobody => return l4::left_alone(asking),
+        Taker::Kernel => return l4::by_kernel(asking),
+        Taker::Agent => {}
+    }
     let connection = asking.destinations.connection(&asking.source, &asking.wants);
-    let port = asking.address.port();
-    let http = asking.asked.speaks == Speaks::Http;
-    match &connection {
-        Err(Failure::UnknownHost) if !(http && snapshot.speaks_http(port)) => opaque(asking, Err(Failure::UnknownHost)),
-        Ok(target) if !http || target.protocol.is_opaque() => opaque(asking, Ok(target)),
-        _ => of_http(asking),
+    let protocol = match &connection {
+        Ok(target) => Some(target.protocol),
+        Err(failure @ Failure::UnknownHost) if !asking.destinations.tells(asking.address.port()) => {
+            return l4::refused(asking, failure);
+        }
+        Err(_) => None,
+    };
+    match (protocol, asking.asked.speaks) {
+        (Some(Protocol::Tcp), _) => l4::opaque(asking, false),
+        (Some(Protocol::Tls), _) | (_, Speaks::Tls) => l4::opaque(asking, true),
+        (_, Speaks::Http) => of_http(asking),
+        (Some(Protocol::Detect), Speaks::Tcp) => l4::opaque(asking, false),
+        (Some(_), Speaks::Tcp) => l4::no_http(asking),
+        (None, Speaks::Tcp) => l4::refused(asking, &Failure::UnknownHost),
     }
 }
 
@@ -58,11 +71,10 @@ fn of_http(asking: &Asking<'_>) -> Explanation {
     explanation
 }
 
-/// A client of a gateway, from outside.
+/// A client of a gateway, from outside, in the order of `proxy/gateway.rs`.
 pub(super) fn at_gateway(asking: &Asking<'_>, name: &str) -> Explanation {
     let head = Head::of(&asking.asked.parts);
-    let sni = asking.asked.https.then_some(asking.asked.host.as_str());
-    let server = match asking.server(sni) {
+    let server = match asking.server() {
         Ok(server) => server,
         Err(why) => {
             let mut explanation = asking.blank(lookup::of_gateway(head.authority, None), Some(name));
@@ -70,6 +82,12 @@ pub(super) fn at_gateway(asking: &Asking<'_>, name: &str) -> Explanation {
             return explanation;
         }
     };
+    if let App::L4(routes) = &server.app {
+        return l4::at_gateway(asking, &server, routes);
+    }
+    if asking.asked.speaks == Speaks::Tcp {
+        return l4::no_http(asking);
+    }
     let found = asking.destinations.routes(&asking.source, &asking.wants, head.authority);
     let rules = found.as_ref().ok().map(|found| &*found.host);
     let mut explanation = asking.blank(lookup::of_gateway(head.authority, rules), Some(&server.gateway));
@@ -113,25 +131,26 @@ impl Asking<'_> {
     }
 
     /// The server of the gateway pod that takes the connection, or why there is none.
-    fn server(&self, sni: Option<&str>) -> Result<Arc<Server>, String> {
+    fn server(&self) -> Result<Arc<Server>, String> {
         let gateway = self.world.snapshot.gateway(&self.workload.key).ok_or("the pod serves no gateway")?;
         let port = self.address.port();
         let Some(listener) = gateway.listener(port) else {
             let ports: Vec<String> = gateway.listeners.iter().map(|listener| listener.port.to_string()).collect();
             return Err(format!("the gateway has no port {port}; it has {}", ports.join(", ")));
         };
+        if matches!(listener.servers, Servers::Tls(_)) && !self.asked.https {
+            return Err(format!("port {port} speaks TLS; ask with https:// or tls://"));
+        }
+        let sni = self.asked.sni.as_deref();
         let server = listener.server(sni).ok_or_else(|| match sni {
             Some(sni) => format!("no server of port {port} is for the SNI {sni}"),
-            None => format!("port {port} speaks TLS; ask with https://"),
+            None => format!("no server of port {port} is for clients without SNI"),
         })?;
-        match (&server.app, &listener.servers, sni) {
-            (_, crate::snapshot::gateway::Servers::Plain(_), Some(_)) => {
+        match (&server.app, &listener.servers) {
+            (App::Http(_), Servers::Plain(_)) if self.asked.https => {
                 Err(format!("port {port} speaks no TLS; ask with http://"))
             }
-            (App::L4(_), ..) => {
-                Err(format!("port {port} forwards connections, whatever they carry: no HTTP is looked into"))
-            }
-            (App::Http(_), ..) => Ok(Arc::clone(server)),
+            _ => Ok(Arc::clone(server)),
         }
     }
 
@@ -256,7 +275,7 @@ impl Asking<'_> {
     }
 
     /// Why a destination has no cluster.
-    fn why_missing(&self, to: &crate::snapshot::route::Backend, port: u16) -> String {
+    pub(super) fn why_missing(&self, to: &crate::snapshot::route::Backend, port: u16) -> String {
         let snapshot = self.world.snapshot;
         let Destination { host, port: wanted, subset } = match &to.to {
             BackendTo::Refused { why, .. } => return why.to_string(),
@@ -314,6 +333,6 @@ pub(super) fn forwarded_to(backend: &Backend, others: usize) -> String {
 }
 
 /// `33.3` for a third, `50` for a half.
-fn round(percent: f64) -> f64 {
+pub(super) fn round(percent: f64) -> f64 {
     (percent * 10.0).round() / 10.0
 }

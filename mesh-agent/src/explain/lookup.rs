@@ -47,6 +47,7 @@ pub(super) fn of_destination(asking: &Asking<'_>, to: &To) -> Lookup {
         protocol: protocol.map(|protocol| word(protocol).into()),
         object,
         taken_by: "agent".into(),
+        opaque: false,
         rules_of: None,
         shadowed: Vec::new(),
     }
@@ -61,6 +62,7 @@ pub(super) fn of_gateway(authority: &str, rules: Option<&VirtualHost>) -> Lookup
         protocol: None,
         object: None,
         taken_by: "agent".into(),
+        opaque: false,
         rules_of: rules.map(|rules| rules.host.to_string()),
         shadowed: Vec::new(),
     }

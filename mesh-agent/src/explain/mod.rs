@@ -106,9 +106,7 @@ impl<'a> Asking<'a> {
             workload,
             assumed: matches!(found, Found::Anybody(_)),
             wants: match gateway {
-                Some(_) => {
-                    Wants::Gateway { port: address.port(), sni: asked.https.then(|| asked.host.as_str().into()) }
-                }
+                Some(_) => Wants::Gateway { port: address.port(), sni: asked.sni.as_deref().map(Into::into) },
                 None => Wants::Original(OrigDst::new(address)),
             },
             address,
@@ -135,6 +133,7 @@ impl<'a> Asking<'a> {
                 question::Speaks::Tcp => "tcp",
             }
             .into(),
+            sni: self.asked.sni.clone(),
             address: self.address,
         }
     }

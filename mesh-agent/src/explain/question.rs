@@ -23,6 +23,9 @@ pub struct Question {
     /// Instead of the URL's.
     #[serde(default)]
     pub port: Option<u16>,
+    /// The name in a TLS client's ClientHello, where it is not the URL's host.
+    #[serde(default)]
+    pub sni: Option<String>,
     /// What the client's DNS says, where that is not what the configuration does.
     #[serde(default)]
     pub address: Option<IpAddr>,
@@ -46,8 +49,10 @@ pub(super) enum Speaks {
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) speaks: Speaks,
-    /// `https`: what a gateway terminates.
+    /// The client does TLS; a gateway may terminate it.
     pub(super) https: bool,
+    /// The name in its ClientHello, lower case: none for an address (RFC 6066 §3).
+    pub(super) sni: Option<String>,
     /// Where the client connects to: a name or an address, without port.
     pub(super) host: String,
     pub(super) port: Option<u16>,
@@ -86,7 +91,12 @@ impl Asked {
             parts.method = Method::POST;
         }
         let host = written.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { speaks, https, host, port, parts })
+        if question.sni.is_some() && !https {
+            return Err(Wrong(format!("an SNI is sent in TLS only; write https:// or tls:// instead of {scheme}://")));
+        }
+        let name = question.sni.as_deref().or(Some(&*host).filter(|host| host.parse::<IpAddr>().is_err()));
+        let sni = name.filter(|_| https).map(str::to_ascii_lowercase);
+        Ok(Self { speaks, https, sni, host, port, parts })
     }
 }
 

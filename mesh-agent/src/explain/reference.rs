@@ -3,7 +3,7 @@
 use super::view::{NearMiss, Reference, Rule};
 use crate::config::compile::Compiler;
 use crate::config::resource::ObjectKey;
-use crate::route::Mismatch;
+use crate::route::{Mismatch, l4};
 use crate::snapshot::route::{Conditions, MESH, Matcher, Route, RuleRef};
 
 pub(super) fn of_rule(compiler: &Compiler, rule: &RuleRef) -> Reference {
@@ -28,6 +28,24 @@ pub(super) fn rule(compiler: &Compiler, route: &Route) -> Rule {
 
 pub(super) fn near_miss(compiler: &Compiler, route: &Route, why: &Mismatch<'_>) -> NearMiss {
     NearMiss { name: route.name.to_string(), reference: of_rule(compiler, &route.rule), why: why.to_string() }
+}
+
+/// As above, of a rule for connections.
+pub(super) fn l4_rule(compiler: &Compiler, rule: l4::Rule<'_>) -> Rule {
+    let mut all = Vec::new();
+    if let l4::Rule::Tls(tls) = rule {
+        all.push(format!("SNI {}", tls.sni.join(" or ")));
+    }
+    if !rule.subnets().is_empty() {
+        let subnets: Vec<String> = rule.subnets().iter().map(ToString::to_string).collect();
+        all.push(format!("address in {}", subnets.join(" or ")));
+    }
+    let conditions = rule.conditions();
+    if all.is_empty() || *conditions != (Conditions { gateways: conditions.gateways.clone(), ..Conditions::default() })
+    {
+        all.push(matches(conditions, &Matcher::default()));
+    }
+    Rule { name: String::new(), reference: of_rule(compiler, rule.reference()), matches: all.join(" and ") }
 }
 
 /// What a rule wants, in one line.

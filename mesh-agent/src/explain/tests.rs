@@ -1,5 +1,7 @@
 //! What is explained is what happens.
 
+mod l4;
+
 use super::*;
 use crate::addr::OrigDst;
 use crate::config::Changes;
@@ -89,6 +91,12 @@ metadata: {name: world, namespace: shop}
 spec:
   hosts: ["*.example.com"]
   http: [{match: [{uri: {prefix: /a}}], directResponse: {status: 503}}, {route: [{destination: {host: empty}}]}]
+---
+# Known by name only: unknown addresses of port 80 are the agent's.
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: api, namespace: shop}
+spec: {hosts: [api.example.org], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.80}]}
 "#;
 
 struct Fixture {
@@ -176,16 +184,18 @@ fn what_hides_a_service_is_said() {
 }
 
 #[test]
-fn opaque_ports_are_the_kernels() {
+fn opaque_ports_are_the_kernels_unless_somebody_wants_more() {
     let mesh = Fixture::new(MESH);
-    let e = mesh.ask("web-0", "tcp://reviews:5432", &[]);
-    assert_eq!((&*e.lookup.taken_by, e.rule.is_none()), ("kernel", true));
-    let e = mesh.ask("web-0", "http://reviews:5432/", &[]);
-    assert!(e.notes.iter().any(|note| note.contains("declared tcp")), "{:?}", e.notes);
-    assert_eq!(e.backends[0].policy.as_ref().unwrap().balancer, "random");
     let e = mesh.ask("web-0", "tcp://nothing:5432", &[]);
+    assert_eq!((&*e.lookup.taken_by, e.rule.is_none()), ("kernel", true));
     assert_eq!((e.verdict.outcome, e.verdict.status), (Outcome::Refused, None), "bytes are not answered");
     assert!(e.verdict.summary.starts_with("connection reset, flag UH: "), "{}", e.verdict.summary);
+    assert_eq!(e.backends[0].policy.as_ref().unwrap().balancer, "random");
+    // A DestinationRule chooses by hash.
+    let e = mesh.ask("web-0", "http://reviews:5432/", &[]);
+    assert_eq!((&*e.lookup.taken_by, e.rule.is_none()), ("agent", true));
+    assert!(e.notes.iter().any(|note| note.contains("declared tcp")), "{:?}", e.notes);
+    assert_eq!(e.backends[0].policy.as_ref().unwrap().balancer, "ring-hash");
 }
 
 #[test]
@@ -264,9 +274,7 @@ fn data_path(mesh: &Fixture, question: &Question) -> (Option<(String, String)>, 
     let Found::Workload(workload) = source::find(&mesh.snapshot, &question.from).unwrap() else { unreachable!() };
     let client = Client { namespace: &workload.key.namespace, labels: &workload.labels };
     let address = dial::dial(&mesh.snapshot, &client, &asked, question).unwrap().address;
-    let destinations =
-        Destinations::new(Arc::new(ArcSwap::from(Arc::clone(&mesh.snapshot))), Arc::default(), Arc::default());
-    let source = listen::Source { workload: Some(Arc::clone(&workload)), cookie: 7, dialer: Dialer::Host };
+    let (destinations, source) = data_path_of(mesh, &workload);
     let wants = Wants::Original(OrigDst::new(address));
     let head = Head::of(&asked.parts);
     let status = |failure: &Failure| Some(failure.answer().status.as_u16());
@@ -314,6 +322,12 @@ fn data_path(mesh: &Fixture, question: &Question) -> (Option<(String, String)>, 
     (rule, answer)
 }
 
+fn data_path_of(mesh: &Fixture, workload: &Arc<Workload>) -> (Destinations, listen::Source) {
+    let snapshot = Arc::new(ArcSwap::from(Arc::clone(&mesh.snapshot)));
+    let source = listen::Source { workload: Some(Arc::clone(workload)), cookie: 7, dialer: Dialer::Host };
+    (Destinations::new(snapshot, Arc::default(), Arc::default()), source)
+}
+
 fn any_question() -> impl Strategy<Value = Question> {
     let from = prop_oneof![Just("web-0"), Just("guest-0")];
     let host = prop_oneof![
@@ -345,10 +359,10 @@ proptest! {
         let e = mesh.explain(&question);
         let (rule, status) = data_path(&mesh, &question);
         let explained = e.rule.map(|rule| (rule.reference.object, rule.reference.field));
-        // Only HTTP has rules; an unknown port that nobody declared is passed on as it comes.
-        if e.lookup.found != "unknown" {
+        // What nobody takes never comes to the data path.
+        if e.lookup.taken_by == "agent" {
             prop_assert_eq!(explained, rule);
+            prop_assert_eq!(e.verdict.status, status, "{:?}", e.verdict);
         }
-        prop_assert_eq!(e.verdict.status, status, "{:?}", e.verdict);
     }
 }

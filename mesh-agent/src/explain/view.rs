@@ -35,6 +35,8 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// `http`, `tls` or `tcp`: what the client speaks.
     pub protocol: String,
+    /// The name in a TLS client's ClientHello.
+    pub sni: Option<String>,
     /// Where the client connects to; an address of RFC 5737's TEST-NET-1 where only the world's DNS knows it.
     pub address: SocketAddr,
 }
@@ -80,8 +82,10 @@ pub struct Lookup {
     /// What the port is declared to speak.
     pub protocol: Option<String>,
     pub object: Option<Reference>,
-    /// Who takes the connection: `agent`, `kernel` (it chooses the endpoint), `nobody`.
+    /// Who takes the connection: `agent`, `kernel` (it chooses the endpoint), `nobody` (it goes where the app sends it).
     pub taken_by: String,
+    /// Its bytes are not looked into: rules for HTTP do not hold.
+    pub opaque: bool,
     /// Host of the rules that hold: `reviews.default.svc.cluster.local`, `*.example.com`, `*`.
     pub rules_of: Option<String>,
     /// Objects about the same host that do not count, and why.

@@ -40,7 +40,7 @@ pub use mesh_common::limits::Capacities;
 pub use mesh_common::maps::FailurePolicy;
 pub use mounts::{bpffs, cgroup2, own_cgroup, pods_cgroup};
 pub use selftest::SelfTest;
-pub use sync::{PrefixRule, SyncReport, Update};
+pub use sync::{PrefixRule, SyncReport, Taker, Update, taker};
 pub use sys::new_netns;
 pub use tier::{Adoption, HookState, HookStatus, OtherProgram, Status, Tier};
 

@@ -122,11 +122,8 @@ fn destination(
     let client = conn.source.client(&conn.wants);
     let facts = route::Facts { port, client, gateway: &server.gateway };
     let (routes, to) = (routes.iter().map(|routes| &**routes), Some(conn.ends.local.ip()));
-    let backends = match sni {
-        Some(sni) => &route::l4::tls(routes, &facts, to, sni).ok_or(Failure::NoRoute)?.backends,
-        None => &route::l4::tcp(routes, &facts, to).ok_or(Failure::NoRoute)?.backends,
-    };
-    let chosen = split::weighted(backends, &mut conn.ctx.rng.borrow_mut()).ok_or(Failure::NoCluster)?;
+    let rule = route::l4::of_server(routes, &facts, to, sni).ok_or(Failure::NoRoute)?;
+    let chosen = split::weighted(rule.backends(), &mut conn.ctx.rng.borrow_mut()).ok_or(Failure::NoCluster)?;
     match &chosen.to {
         BackendTo::Service(to) => conn.ctx.destinations.backend(&conn.source, &conn.wants, to, port),
         BackendTo::Refused { status, .. } => Err(Failure::RefusedBackend(*status)),

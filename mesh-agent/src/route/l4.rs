@@ -1,9 +1,63 @@
 //! Which route takes a connection whose bytes are not looked into (SEMANTICS §4). Gateways ask the same functions.
 
-use super::{Facts, holds};
+use super::{Facts, Mismatch, matching};
+use crate::snapshot::route::{Backend, Conditions, RuleRef};
 use crate::snapshot::{L4Routes, TcpRoute, TlsRoute, covers_host};
 use ipnet::IpNet;
 use std::net::IpAddr;
+
+/// A rule for connections, of either kind.
+#[derive(Clone, Copy, Debug)]
+pub enum Rule<'r> {
+    Tls(&'r TlsRoute),
+    Tcp(&'r TcpRoute),
+}
+
+/// How well a name fits; the more the better: exact before wildcard, then by length.
+type Fit = (bool, usize);
+
+impl<'r> Rule<'r> {
+    pub fn reference(self) -> &'r RuleRef {
+        match self {
+            Self::Tls(tls) => &tls.rule,
+            Self::Tcp(tcp) => &tcp.rule,
+        }
+    }
+
+    pub fn conditions(self) -> &'r Conditions {
+        match self {
+            Self::Tls(tls) => &tls.conditions,
+            Self::Tcp(tcp) => &tcp.conditions,
+        }
+    }
+
+    pub fn subnets(self) -> &'r [IpNet] {
+        match self {
+            Self::Tls(tls) => &tls.subnets,
+            Self::Tcp(tcp) => &tcp.subnets,
+        }
+    }
+
+    pub fn backends(self) -> &'r [Backend] {
+        match self {
+            Self::Tls(tls) => &tls.backends,
+            Self::Tcp(tcp) => &tcp.backends,
+        }
+    }
+}
+
+/// The rule of a gateway's server: by the name, where TLS is passed through.
+pub fn of_server<'r>(
+    routes: impl IntoIterator<Item = &'r L4Routes>,
+    facts: &Facts<'_>,
+    to: Option<IpAddr>,
+    sni: Option<&str>,
+) -> Option<Rule<'r>> {
+    match sni {
+        Some(sni) => tls(routes, facts, to, sni).map(Rule::Tls),
+        None => tcp(routes, facts, to).map(Rule::Tcp),
+    }
+}
 
 /// Of the `tls` routes that hold, the one with the most specific name; of equals the first.
 ///
@@ -15,10 +69,7 @@ pub fn tls<'r>(
     sni: &str,
 ) -> Option<&'r TlsRoute> {
     let all = routes.into_iter().flat_map(|routes| &routes.tls);
-    let named = all.filter(|tls| holds(&tls.conditions, facts) && inside(&tls.subnets, to)).filter_map(|tls| {
-        let names = tls.sni.iter().filter(|name| covers_host(name, sni));
-        Some((names.map(|name| (!name.starts_with('*'), name.len())).max()?, tls))
-    });
+    let named = all.filter_map(|tls| Some((check_tls(tls, facts, to, sni).ok()?, tls)));
     // `max_by_key` would take the last of equals.
     named.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, tls)| tls)
 }
@@ -29,13 +80,39 @@ pub fn tcp<'r>(
     facts: &Facts<'_>,
     to: Option<IpAddr>,
 ) -> Option<&'r TcpRoute> {
-    let mut all = routes.into_iter().flat_map(|routes| &routes.tcp);
-    all.find(|tcp| holds(&tcp.conditions, facts) && inside(&tcp.subnets, to))
+    routes.into_iter().flat_map(|routes| &routes.tcp).find(|tcp| check_tcp(tcp, facts, to).is_ok())
+}
+
+/// Whether the route may take the connection, and how well its name fits; else the first condition that does not hold.
+///
+/// # Errors
+/// The near miss, for `explain`.
+pub fn check_tls<'a>(
+    tls: &'a TlsRoute,
+    facts: &Facts<'a>,
+    to: Option<IpAddr>,
+    sni: &'a str,
+) -> Result<Fit, Mismatch<'a>> {
+    matching::conditions(&tls.conditions, facts)?;
+    inside(&tls.subnets, to)?;
+    let names = tls.sni.iter().filter(|name| covers_host(name, sni));
+    let fit = names.map(|name| (!name.starts_with('*'), name.len())).max();
+    fit.ok_or(Mismatch::ServerName { wanted: &tls.sni, found: sni })
+}
+
+/// As [`check_tls`].
+///
+/// # Errors
+/// The near miss, for `explain`.
+pub fn check_tcp<'a>(tcp: &'a TcpRoute, facts: &Facts<'a>, to: Option<IpAddr>) -> Result<(), Mismatch<'a>> {
+    matching::conditions(&tcp.conditions, facts)?;
+    inside(&tcp.subnets, to)
 }
 
 /// Without subnets: anywhere. With some, an address that nobody knows is in none of them.
-fn inside(subnets: &[IpNet], to: Option<IpAddr>) -> bool {
-    subnets.is_empty() || to.is_some_and(|to| subnets.iter().any(|net| net.contains(&to)))
+fn inside(subnets: &[IpNet], to: Option<IpAddr>) -> Result<(), Mismatch<'_>> {
+    let inside = subnets.is_empty() || to.is_some_and(|to| subnets.iter().any(|net| net.contains(&to)));
+    if inside { Ok(()) } else { Err(Mismatch::Subnet { wanted: subnets, found: to }) }
 }
 
 #[cfg(test)]

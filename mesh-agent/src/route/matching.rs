@@ -3,9 +3,11 @@
 use super::{Facts, Head};
 use crate::snapshot::route::{Conditions, HeaderMatch, Matcher, PathMatch, QueryMatch, StringMatch};
 use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The first condition that does not hold: what the route wants and what the request has.
@@ -53,6 +55,16 @@ pub enum Mismatch<'a> {
     Query {
         wanted: &'a QueryMatch,
         found: Option<&'a str>,
+    },
+    /// Of the connection's original destination.
+    Subnet {
+        wanted: &'a [IpNet],
+        found: Option<IpAddr>,
+    },
+    /// In the connection's ClientHello.
+    ServerName {
+        wanted: &'a [Arc<str>],
+        found: &'a str,
     },
 }
 
@@ -212,6 +224,15 @@ impl fmt::Display for Mismatch<'_> {
                     (None, false) => write!(f, "header {name} is missing, wanted {}", wanted.value),
                 }
             }
+            Self::Subnet { wanted, found } => {
+                match found {
+                    Some(found) => write!(f, "address {found} is not in ")?,
+                    None => f.write_str("the address is not known, wanted one in ")?,
+                }
+                let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+                f.write_str(&wanted.join(", "))
+            }
+            Self::ServerName { wanted, found } => write!(f, "SNI {found} is not {}", wanted.join(" or ")),
             Self::Query { wanted, found: Some(found) } => {
                 write!(f, "query parameter {}={found} is not {}", wanted.name, wanted.value)
             }

@@ -14,7 +14,7 @@ pub mod split;
 pub use matching::Mismatch;
 
 use crate::snapshot::Client;
-use crate::snapshot::route::{Conditions, Route, VirtualHost};
+use crate::snapshot::route::{Route, VirtualHost};
 use http::header::HOST;
 use http::{HeaderMap, request};
 use std::sync::Arc;
@@ -80,11 +80,6 @@ pub fn check<'a>(route: &'a Route, facts: &Facts<'a>, head: &Head<'a>) -> Result
 fn forwarded_scheme(headers: &HeaderMap) -> &'static str {
     let https = headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
     if https { "https" } else { "http" }
-}
-
-/// Whether what is known before any byte was read lets a route of connections hold.
-pub fn holds(wanted: &Conditions, facts: &Facts<'_>) -> bool {
-    matching::conditions(wanted, facts).is_ok()
 }
 
 /// Cut at the first `?` or `#`, whichever comes first (SEMANTICS §2.3).

@@ -37,6 +37,9 @@ pub struct ExplainArgs {
     /// Instead of the URL's
     #[arg(long)]
     pub port: Option<u16>,
+    /// The name in the client's ClientHello, where it is not the URL's host (https:// and tls://)
+    #[arg(long, value_name = "NAME")]
+    pub sni: Option<String>,
     /// What the client's DNS says of the host, where no object does
     #[arg(long, value_name = "IP")]
     pub address: Option<IpAddr>,
@@ -65,6 +68,7 @@ Examples:
   mesh-agent explain --from shop/web-7d9c reviews:9080 -H 'end-user: jason'
   mesh-agent explain --from app=web grpc://pay.shop:50051/shop.Pay/Charge    POST, application/grpc
   mesh-agent explain --from web tcp://db:5432                                opaque bytes: who places them
+  mesh-agent explain --from web tls://10.0.0.9:443 --sni api.example.com     TLS of the app's own: by its name
   mesh-agent explain --gateway default/bookinfo-gateway https://bookinfo.example/productpage
   mesh-agent explain -f ./mesh.d reviews:9080/                               files, without an agent
   mesh-agent explain -f ./mesh.d reviews:9080/ -o json | jq .verdict
@@ -75,8 +79,8 @@ Exit codes: 0 an endpoint answers (or a rule does: a redirect, a preflight), 1 w
 2 the request is refused: the verdict says with which status, response flag and text.";
 
 pub(super) fn run(client: &Client, format: Format, args: ExplainArgs) -> Result<ExitCode> {
-    let ExplainArgs { url, from, gateway, method, headers, port, address, files } = args;
-    let question = Question { from, gateway, method, url, headers, port, address };
+    let ExplainArgs { url, from, gateway, method, headers, port, sni, address, files } = args;
+    let question = Question { from, gateway, method, url, headers, port, sni, address };
     let explanation = if files.files.is_empty() {
         client.ask("/explain", &serde_json::to_string(&question)?)?
     } else {

@@ -22,7 +22,7 @@ pub(super) fn text(e: &Explanation, paint: Paint) -> String {
         let label = if at == 0 { "on its way" } else { "" };
         page.line(label, &format!("{}: {}{share}", filter.kind, filter.text), Style::Plain);
     }
-    if !e.backends.is_empty() && e.rule.is_some() {
+    if !e.backends.is_empty() && e.rule.is_some() && !e.lookup.opaque {
         let timeout = e.timeout_ms.map_or_else(|| "none".into(), duration);
         page.line("timeout", &timeout, Style::Plain);
         page.line("retries", &e.retry.as_ref().map_or_else(|| "none".into(), retries), Style::Plain);
@@ -54,7 +54,11 @@ impl Page {
         let r = &e.request;
         let what = match r.protocol.as_str() {
             "http" => format!("{} {}{} to {}", r.method, r.authority, r.target, r.address),
-            other => format!("{other} connection for {} to {}", r.authority, r.address),
+            other => {
+                let sni = r.sni.as_deref().filter(|sni| *sni != r.authority.split(':').next().unwrap_or_default());
+                let sni = sni.map(|sni| format!(" with SNI {sni}")).unwrap_or_default();
+                format!("{other} connection for {}{sni} to {}", r.authority, r.address)
+            }
         };
         self.line("request", &what, Style::Plain);
         for (name, value) in &r.headers {
@@ -108,6 +112,9 @@ impl Page {
             _ => ("nothing is known of it".into(), Style::Bad),
         };
         self.line("host", &text, style);
+        if l.taken_by == "nobody" {
+            self.under("left alone: the kernel lets it pass as if there were no mesh", Style::Plain);
+        }
         if l.taken_by == "kernel" {
             self.under(
                 "opaque: the kernel places the connection by weight, the agent never sees its bytes",

@@ -10,6 +10,9 @@ mod policy;
 mod ports;
 mod reach;
 mod sets;
+mod taker;
+
+pub use taker::{Taker, taker};
 
 use super::counters::Counters;
 use super::ids::Ids;

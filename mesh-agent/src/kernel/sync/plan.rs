@@ -44,7 +44,7 @@ pub(super) fn plan(service: &Service, terms: &Terms<'_>) -> Vec<PortPlan> {
     service.ports.iter().filter_map(|port| plan_port(service, port, terms)).collect()
 }
 
-fn plan_port(service: &Service, port: &ServicePort, terms: &Terms<'_>) -> Option<PortPlan> {
+pub(super) fn plan_port(service: &Service, port: &ServicePort, terms: &Terms<'_>) -> Option<PortPlan> {
     let opaque = port.protocol.is_opaque() && !wants_agent(terms.snapshot, service, port, terms.every);
     let by_kernel = opaque || terms.mode == Mode::SocketLb;
     let mut addrs: BTreeSet<Addr> = if service.headless {

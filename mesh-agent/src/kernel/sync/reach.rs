@@ -34,10 +34,9 @@ impl Reach {
         for workload in captured {
             reach.pods.extend(&workload.ips);
             let client = Client { namespace: &workload.key.namespace, labels: &workload.labels };
-            let scope = snapshot.egress(&client, &mesh.root_namespace);
-            if scope.and_then(|scope| scope.outbound).unwrap_or(mesh.outbound) == OutboundPolicy::RegistryOnly {
+            if is_restricted(snapshot, &client) {
                 reach.restricted.insert(workload.key.clone());
-                reach.every.scopes.extend(scope.cloned());
+                reach.every.scopes.extend(snapshot.egress(&client, &mesh.root_namespace).cloned());
             }
         }
         let key = |scope: &Arc<EgressScope>| (Arc::clone(&scope.namespace), Arc::as_ptr(scope).addr());
@@ -45,6 +44,13 @@ impl Reach {
         reach.every.scopes.dedup_by(|a, b| Arc::ptr_eq(a, b));
         reach
     }
+}
+
+/// Whether a client may reach only what is declared.
+pub(super) fn is_restricted(snapshot: &Snapshot, client: &Client<'_>) -> bool {
+    let mesh = snapshot.mesh();
+    let scope = snapshot.egress(client, &mesh.root_namespace);
+    scope.and_then(|scope| scope.outbound).unwrap_or(mesh.outbound) == OutboundPolicy::RegistryOnly
 }
 
 impl Every {
