@@ -147,7 +147,7 @@ function answers(mesh, node) {
       return {
         request: { method: "GET", authority: url.split("/")[0], target: "/", headers: [], protocol: "http", address },
         source: { workload: from || null, owner: from ? "Deployment/web" : null, namespace: from.split("/")[0] || "default", labels: {}, mesh: from ? "enrolled" : "assumed", reason: "", gateway: null, sidecar: null },
-        lookup: { found: "service", names: [url.split(":")[0]], service: `${full(service)}:${port(service)}`, protocol: service.protocol, object: { object: `Service ${full(service)}`, field: "", place: "mesh.d/services.yaml:12" }, taken_by: "agent", rules_of: null, shadowed: [] },
+        lookup: { found: "service", names: [url.split(":")[0]], service: `${full(service)}:${port(service)}`, protocol: service.protocol, object: { object: `Service ${full(service)}`, field: "", place: "mesh.d/services.yaml:12" }, taken_by: "agent", opaque: false, rules_of: null, shadowed: [] },
         near_misses: [{ name: "beta", ...reference, field: "spec.http[0].match[0]", why: "header end-user is missing, wanted exactly jason" }],
         rule: { name: "", ...reference, matches: "everything" }, filters: [{ kind: "fault-delay", text: "2 s", percent: 10 }], timeout_ms: 3000,
         retry: { attempts: 2, on: ["proven"], statuses: [], per_try_timeout_ms: null, backoff_ms: 25 },
