@@ -16,6 +16,7 @@ mod rounds;
 mod route;
 mod snapshot;
 mod tcp;
+mod undermesh;
 mod wire;
 
 use anyhow::Result;

@@ -7,6 +7,7 @@ use super::cells::Cell;
 use super::floor::Threads;
 use super::node::Node;
 use super::process::{Process, Usage, follow};
+use super::undermesh;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -38,6 +39,10 @@ pub(super) enum Proxy {
     Undermesh,
     /// The same with a VirtualService of 50 rules whose last one matches, retries, limits and outlier detection
     Armed,
+    /// The same with every metric switched off by a Telemetry
+    Unobserved,
+    /// The same with metrics, a JSON access log of every request, and 1 % of them traced to a Zipkin collector
+    Observed,
     /// Pod to pod on a lab node, outside the mesh
     PodDirect,
     /// Pod to Service on a lab node, through the kernel's connect hook and the agent; sk_msg off
@@ -72,7 +77,7 @@ impl Proxy {
                 return Err(format!("{} needs root: sudo, or leave it out with --proxy", self.name()));
             }
             Self::PodDirect => return std::env::current_exe().map_err(|e| e.to_string()),
-            Self::Undermesh | Self::Armed | Self::Hook | Self::HookSkMsg => {
+            Self::Undermesh | Self::Armed | Self::Unobserved | Self::Observed | Self::Hook | Self::HookSkMsg => {
                 (Some(programs.agent.clone()).filter(|p| p.exists()), "cargo build --release --package mesh-agent")
             }
         };
@@ -141,32 +146,8 @@ impl Proxy {
                 let file = write(work, "nginx.conf", &nginx(work, &workers))?;
                 words(&[&program, "-p", &work.display().to_string(), "-c", &file])
             }
-            Self::Undermesh | Self::Armed => {
-                let config = work.join(self.name());
-                fs::create_dir_all(&config)?;
-                write(&config, "service.yaml", &undermesh())?;
-                if self == Self::Armed {
-                    write(&config, "policy.yaml", &policy())?;
-                }
-                let (grpc, tcp) = (format!("{PROXY}=bench/echo:80"), format!("{PROXY_TCP}=bench/echo:81"));
-                let (config, run) = (config.display().to_string(), work.join("run").display().to_string());
-                words(&[
-                    &program,
-                    "--run-dir",
-                    &run,
-                    "run",
-                    "--no-kernel",
-                    "--listen",
-                    &grpc,
-                    "--listen",
-                    &tcp,
-                    "--config",
-                    &config,
-                    "--workers",
-                    &workers,
-                    "--metrics-addr",
-                    "127.0.0.1:7709",
-                ])
+            Self::Undermesh | Self::Armed | Self::Unobserved | Self::Observed => {
+                undermesh::command(self, &program, work, &workers)?
             }
         };
         let address: SocketAddr = PROXY.parse()?;
@@ -236,11 +217,11 @@ fn floor(program: &str, threads: Threads, workers: &str) -> Vec<String> {
     ])
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+pub(super) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|w| (*w).to_owned()).collect()
 }
 
-fn write(dir: &Path, name: &str, text: &str) -> Result<String> {
+pub(super) fn write(dir: &Path, name: &str, text: &str) -> Result<String> {
     let path = dir.join(name);
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path.display().to_string())
@@ -319,43 +300,5 @@ fn nginx(work: &Path, workers: &str) -> String {
          http {{\n  access_log off;\n  client_body_temp_path {work}/nginx-body;\n  client_max_body_size 0;\n  keepalive_requests 1000000000;\n  \
          upstream grpc {{ {servers} keepalive 256; keepalive_requests 1000000000; }}\n  \
          server {{ listen {PROXY} http2; location / {{ grpc_pass grpc://grpc; grpc_read_timeout 1h; grpc_send_timeout 1h; }} }}\n}}\n"
-    )
-}
-
-fn undermesh() -> String {
-    let slice = |name: &str, port: u16| {
-        let endpoints = ENDPOINTS.map(|ip| format!("- addresses: [{ip}]\n  conditions: {{ready: true}}\n")).concat();
-        format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: echo-{name}\n  namespace: bench\n  \
-             labels: {{kubernetes.io/service-name: echo}}\naddressType: IPv4\nports:\n- {{name: {name}, port: {port}, protocol: TCP}}\nendpoints:\n{endpoints}"
-        )
-    };
-    format!(
-        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: bench}}\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: echo, namespace: bench}}\n\
-         spec:\n  clusterIP: 10.96.0.77\n  ports:\n  - {{name: grpc, port: 80, targetPort: {GRPC_PORT}}}\n  - {{name: tcp, port: 81, targetPort: {ECHO_PORT}}}\n{}{}",
-        slice("grpc", GRPC_PORT),
-        slice("tcp", ECHO_PORT)
-    )
-}
-
-/// 49 rules that each look at the request and let it pass, then the one that takes it.
-fn policy() -> String {
-    let destination = "{destination: {host: echo}}";
-    let rules: String = (0..49)
-        .map(|n| match n % 4 {
-            0 => format!("{{uri: {{exact: /v{n}.Service/Method}}}}"),
-            1 => format!("{{uri: {{prefix: /bench}}, headers: {{x-tier: {{exact: t{n}}}}}}}"),
-            2 => format!("{{headers: {{user-agent: {{regex: \"client/{n}[.].*\"}}}}}}"),
-            _ => format!("{{headers: {{x-user: {{prefix: u{n}}}}}}}"),
-        })
-        .map(|matcher| format!("  - {{match: [{matcher}], route: [{destination}]}}\n"))
-        .collect();
-    format!(
-        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: echo, namespace: bench}}\n\
-         spec:\n  hosts: [echo]\n  http:\n{rules}  - route: [{destination}]\n    timeout: 30s\n    \
-         retries: {{attempts: 3, perTryTimeout: 10s, retryOn: \"unavailable,connect-failure,5xx\"}}\n\
-         ---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: echo, namespace: bench}}\n\
-         spec:\n  host: echo\n  trafficPolicy:\n    outlierDetection: {{consecutive5xxErrors: 5, interval: 1s}}\n    \
-         connectionPool: {{tcp: {{maxConnections: 1000}}, http: {{http2MaxRequests: 10000, maxRetries: 100}}}}\n"
     )
 }

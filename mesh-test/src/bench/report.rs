@@ -150,7 +150,10 @@ fn plot(cell: Cell, rows: &[Row]) -> String {
     for (at, row) in rows.iter().enumerate() {
         let y = 32 + at * LINE;
         let width = (row.median / most * WIDTH).max(1.0);
-        let colour = if matches!(row.proxy, Proxy::Undermesh | Proxy::Armed | Proxy::Hook | Proxy::HookSkMsg) {
+        let colour = if matches!(
+            row.proxy,
+            Proxy::Undermesh | Proxy::Armed | Proxy::Unobserved | Proxy::Observed | Proxy::Hook | Proxy::HookSkMsg
+        ) {
             "#1f77b4"
         } else {
             "#b0b0b0"
