@@ -107,7 +107,7 @@ impl Worker {
     }
 
     async fn http1(&self, to: SocketAddr) -> Result<(), ConnectError> {
-        let sender = self.pools.http1(self.way(to)).await?;
+        let sender = self.pools.http1(&self.way(to)).await?;
         let request = Request::get("/").header("host", "echo").body(Body::Empty).unwrap();
         let response = sender.send(request).await.expect("an answer");
         read(response).await;
@@ -338,7 +338,7 @@ async fn h2_peer(gate: Arc<Semaphore>, accepted: Arc<AtomicUsize>) -> SocketAddr
 fn spawn_http2(worker: &Worker, to: SocketAddr) -> JoinHandle<Result<(), ConnectError>> {
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
-        let lease = worker.pools.http2(worker.way(to)).await?;
+        let lease = worker.pools.http2(&worker.way(to)).await?;
         let request = Request::get("http://echo/").body(()).unwrap();
         let mut call = lease.send(request, Body::Empty).map_err(|(error, _)| error).expect("room");
         let response = std::future::poll_fn(|cx| call.poll_response(cx, &mut |_| {})).await.expect("an answer");
@@ -456,7 +456,7 @@ async fn proxy_protocol_announces_the_client() {
         for port in [1001, 1002] {
             let ends = Ends { client: ([10, 0, 0, 1], port).into(), local: ([10, 96, 0, 1], 80).into() };
             let request = async {
-                let sender = worker.pools.http1(Way { ends: Some(ends), ..worker.way(addr) }).await.unwrap();
+                let sender = worker.pools.http1(&Way { ends: Some(ends), ..worker.way(addr) }).await.unwrap();
                 let request = Request::get("/").header("host", "echo").body(Body::Empty).unwrap();
                 read(sender.send(request).await.expect("an answer")).await;
             };

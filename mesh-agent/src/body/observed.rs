@@ -8,20 +8,30 @@ use std::fmt;
 use std::task::{Context, Poll};
 
 /// Passes a response on; its end, error or drop is the end of the exchange.
+///
+/// Made with the request: the record is filled in where it lies, whatever stages it passes, until its end.
 pub struct Observed {
-    inner: Body,
-    record: Record,
+    pub record: Record,
+    /// `None` until there is an answer.
+    inner: Option<Body>,
     /// What is left of the request's own timeout (`grpc-timeout`).
     deadline: Option<Alarm>,
 }
 
 impl Observed {
-    pub fn new(inner: Body, record: Record, deadline: Option<Alarm>) -> Self {
-        Self { inner, record, deadline }
+    pub fn new(record: Record) -> Box<Self> {
+        Box::new(Self { record, inner: None, deadline: None })
+    }
+
+    /// The body of an endpoint's answer.
+    pub fn body(mut self: Box<Self>, inner: Body, deadline: Option<Alarm>) -> Body {
+        (self.inner, self.deadline) = (Some(inner), deadline);
+        Body::Observed(self)
     }
 
     pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, UpstreamError>>> {
-        let Poll::Ready(chunk) = self.inner.poll_chunk(cx) else {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let Poll::Ready(chunk) = inner.poll_chunk(cx) else {
             if let Some(deadline) = &mut self.deadline
                 && deadline.poll(cx).is_ready()
             {
@@ -54,23 +64,23 @@ impl Observed {
     }
 
     pub(super) fn is_end(&self) -> bool {
-        self.inner.is_end()
+        self.inner.as_ref().is_none_or(Body::is_end)
     }
 
     pub(super) fn release(&mut self, count: usize) {
-        self.inner.release(count);
+        self.inner.iter_mut().for_each(|inner| inner.release(count));
     }
 
     pub(super) fn held(&mut self) -> usize {
-        self.inner.held()
+        self.inner.as_mut().map_or(0, Body::held)
     }
 
     pub(super) fn is_windowed(&self) -> bool {
-        self.inner.is_windowed()
+        self.inner.as_ref().is_some_and(Body::is_windowed)
     }
 
     pub(super) fn size_hint(&self) -> http_body::SizeHint {
-        http_body::Body::size_hint(&self.inner)
+        self.inner.as_ref().map_or_else(|| http_body::SizeHint::with_exact(0), http_body::Body::size_hint)
     }
 
     pub(super) fn cancelled(&mut self) {
@@ -82,11 +92,12 @@ impl Observed {
 
 impl Drop for Observed {
     fn drop(&mut self) {
-        if self.inner.is_end() {
-            self.record.complete = true;
-        } else {
+        match &self.inner {
+            // The record knows by itself.
+            None => {}
+            Some(inner) if inner.is_end() => self.record.complete = true,
             // Dropped in the middle: whoever read it is gone.
-            self.cancelled();
+            Some(_) => self.cancelled(),
         }
     }
 }

@@ -94,16 +94,21 @@ impl Pools {
     /// # Errors
     /// No connection could be made in time (then one goes on being made, for those who come later), there are
     /// `max_connections_per_endpoint` and all are full, or a limit of the policy is reached.
-    pub async fn http2(&self, way: Way<'_>) -> Result<Http2Lease, ConnectError> {
-        self.pool(&self.http2, way, http2::Pool::new).lease(self, way).await
+    pub async fn http2(&self, way: &Way<'_>) -> Result<Http2Lease, ConnectError> {
+        let pool = self.pool(&self.http2, *way, http2::Pool::new);
+        match pool.ready()? {
+            Some(lease) => Ok(lease),
+            // Boxed: rare, and larger than all the rest of a request.
+            None => Box::pin(pool.lease(self, *way)).await,
+        }
     }
 
     /// A connection without a request on it; it goes back to the pool by itself.
     ///
     /// # Errors
     /// No connection could be made, or a limit of the policy is reached.
-    pub async fn http1(&self, way: Way<'_>) -> Result<crate::http1::Sender, ConnectError> {
-        self.pool(&self.http1, way, http1::Pool::new).sender(way).await
+    pub async fn http1(&self, way: &Way<'_>) -> Result<crate::http1::Sender, ConnectError> {
+        self.pool(&self.http1, *way, http1::Pool::new).sender(*way).await
     }
 
     /// Takes over a connected socket that was opened before it was known what the client speaks.

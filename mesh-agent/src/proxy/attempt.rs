@@ -29,7 +29,7 @@ use std::net::SocketAddr;
 pub(super) async fn attempt(
     conn: &Conn,
     target: &Target,
-    way: Way<'_>,
+    way: &Way<'_>,
     parts: &request::Parts,
     body: Body,
     upgrade: &mut Option<http1::Upgrade>,
@@ -39,7 +39,8 @@ pub(super) async fn attempt(
     if speaks_http2(target, parts) {
         attempt_http2(conn, way, parts, body, inform, served).await
     } else {
-        attempt_http1(conn, way, parts, body, upgrade, served).await
+        // Boxed: larger than the other, and each waits in the place of both.
+        Box::pin(attempt_http1(conn, way, parts, body, upgrade, served)).await
     }
 }
 
@@ -55,7 +56,7 @@ fn speaks_http2(target: &Target, parts: &request::Parts) -> bool {
 
 async fn attempt_http2(
     conn: &Conn,
-    way: Way<'_>,
+    way: &Way<'_>,
     parts: &request::Parts,
     body: Body,
     inform: &mut Inform,
@@ -87,7 +88,7 @@ fn name_ends(conn: &Conn, endpoint: EndpointAddr, local: Option<SocketAddr>, res
 
 async fn attempt_http1(
     conn: &Conn,
-    way: Way<'_>,
+    way: &Way<'_>,
     parts: &request::Parts,
     body: Body,
     upgrade: &mut Option<http1::Upgrade>,

@@ -149,7 +149,7 @@ impl Attempts<'_> {
         let way = Way { others, ..self.conn.way(self.target, dialled) };
         let result = {
             let sent =
-                attempt(self.conn, self.target, way, self.parts, body, &mut self.upgrade, self.inform, &mut served);
+                attempt(self.conn, self.target, &way, self.parts, body, &mut self.upgrade, self.inform, &mut served);
             within(&self.conn.ctx.alarms, self.timeouts.per_try.map(|limit| begun.plus(limit)), pin!(sent)).await
         };
         self.underway.clear();

@@ -32,9 +32,15 @@ use std::sync::Arc;
 pub(super) type Inform = Option<Box<dyn FnMut(Response<()>)>>;
 
 /// From a request to its response.
-pub(super) async fn exchange(conn: Rc<Conn>, request: Request<Body>, inform: Inform) -> Response<Body> {
+///
+/// A plain function: an async one would hold the request twice, whole and in parts, for as long as it runs.
+pub(super) fn exchange(conn: Rc<Conn>, request: Request<Body>, inform: Inform) -> impl Future<Output = Response<Body>> {
     let started = Nanos::now();
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    run(conn, parts, body, inform, started)
+}
+
+async fn run(conn: Rc<Conn>, mut parts: request::Parts, body: Body, inform: Inform, started: Nanos) -> Response<Body> {
     gateway::mark(&conn, &mut parts.headers);
     let trace = conn.trace(&mut parts);
     let authority = route::Head::of(&parts).authority;
@@ -53,7 +59,7 @@ pub(super) async fn exchange(conn: Rc<Conn>, request: Request<Body>, inform: Inf
         return answer.local(&LimitError::StalledBytes.into(), &parts, &routes.callee.host, None);
     }
     match route::find(&routes.host, &facts(&conn, &routes), &route::Head::of(&parts)) {
-        Some(route) => take(&conn, &routes, route, parts, body, inform, answer).await,
+        Some(route) => take(&conn, &routes, route, &mut parts, body, inform, answer).await,
         None => answer.local(&Failure::NoRoute, &parts, &routes.callee.host, None),
     }
 }
@@ -67,25 +73,25 @@ async fn take(
     conn: &Rc<Conn>,
     routes: &Routes,
     route: &Route,
-    parts: request::Parts,
+    parts: &mut request::Parts,
     body: Body,
     inform: Inform,
     mut answer: Answer,
 ) -> Response<Body> {
-    answer.record.route = Some(Arc::clone(&route.name));
-    if let Some(trace) = &mut answer.record.trace {
+    answer.observed.record.route = Some(Arc::clone(&route.name));
+    if let Some(trace) = &mut answer.observed.record.trace {
         trace.operation(operation(routes, route));
     }
     let mut origin = None;
     if let Some(cors) = &route.cors {
-        if let Some(fields) = cors::preflight(cors, &route::Head::of(&parts)) {
+        if let Some(fields) = cors::preflight(cors, &route::Head::of(parts)) {
             return answer.made(reply::empty(http::StatusCode::OK, fields));
         }
         origin = cors::allowed_origin(cors, &parts.headers);
     }
     let mut response = match admit(conn, route, &mut answer).await {
         Err(failure) => {
-            let mut response = answer.local(&failure, &parts, &routes.callee.host, None);
+            let mut response = answer.local(&failure, parts, &routes.callee.host, None);
             if let (Failure::RateLimited { .. }, Some(limit)) = (&failure, &route.rate_limit) {
                 limit.response_headers.iter().for_each(|change| rewrite::apply_one(response.headers_mut(), change));
             }
@@ -95,10 +101,10 @@ async fn take(
             Action::Forward(forward) => forward_to(conn, routes, route, forward, parts, body, inform, answer).await,
             Action::Respond(direct) => answer.made(reply::direct(direct, &parts.headers)),
             Action::Redirect(to) => {
-                let (facts, head) = (facts(conn, routes), route::Head::of(&parts));
+                let (facts, head) = (facts(conn, routes), route::Head::of(parts));
                 match redirect::location(to, route.matcher.path.as_ref(), &facts, &head) {
                     Some(location) => answer.made(reply::redirect(to.status, location, &parts.headers)),
-                    None => answer.local(&Failure::BadRequest("malformed target"), &parts, &routes.callee.host, None),
+                    None => answer.local(&Failure::BadRequest("malformed target"), parts, &routes.callee.host, None),
                 }
             }
         },
@@ -117,14 +123,14 @@ async fn admit(conn: &Conn, route: &Route, answer: &mut Answer) -> Result<(), Fa
     let ctx = &conn.ctx;
     if let Some(limit) = &route.rate_limit {
         let source = conn.source.workload.as_ref().map(|workload| &workload.key);
-        if !ctx.buckets.admit(limit, source, answer.record.started, &mut ctx.rng.borrow_mut()) {
+        if !ctx.buckets.admit(limit, source, answer.observed.record.started, &mut ctx.rng.borrow_mut()) {
             return Err(Failure::RateLimited { resource_exhausted: limit.resource_exhausted });
         }
     }
     if let Some(rule) = &route.fault {
         let drawn = fault::draw(rule, &mut ctx.rng.borrow_mut());
         if let Some(delay) = drawn.delay {
-            answer.record.flags.insert(Flag::DI);
+            answer.observed.record.flags.insert(Flag::DI);
             tokio::time::sleep(delay).await;
         }
         if let Some(with) = drawn.abort {
@@ -140,7 +146,7 @@ async fn forward_to(
     routes: &Routes,
     route: &Route,
     forward: &Forward,
-    mut parts: request::Parts,
+    parts: &mut request::Parts,
     mut body: Body,
     mut inform: Inform,
     mut answer: Answer,
@@ -148,7 +154,7 @@ async fn forward_to(
     let ctx = &conn.ctx;
     let Some(backend) = split::backend(forward, &mut ctx.rng.borrow_mut()) else {
         let failure = Failure::RefusedBackend(http::StatusCode::INTERNAL_SERVER_ERROR);
-        return answer.local(&failure, &parts, &routes.callee.host, None);
+        return answer.local(&failure, parts, &routes.callee.host, None);
     };
     let target = match &backend.to {
         BackendTo::Refused { status, .. } => Err(Failure::RefusedBackend(*status)),
@@ -161,54 +167,56 @@ async fn forward_to(
         Ok(target) => target,
         Err(Failure::NoCluster) if routes.host.family == Family::GatewayApi => {
             let failure = Failure::RefusedBackend(http::StatusCode::INTERNAL_SERVER_ERROR);
-            return answer.local(&failure, &parts, &routes.callee.host, None);
+            return answer.local(&failure, parts, &routes.callee.host, None);
         }
-        Err(failure) => return answer.local(&failure, &parts, &routes.callee.host, None),
+        Err(failure) => return answer.local(&failure, parts, &routes.callee.host, None),
     };
     let web = GrpcWeb::of(&parts.headers).filter(|_| matches!(target.protocol, Protocol::Grpc | Protocol::GrpcWeb));
     if let Some(web) = web {
-        (parts, body) = web.request(Request::from_parts(parts, body)).into_parts();
+        let head = std::mem::replace(parts, Request::new(()).into_parts().0);
+        (*parts, body) = web.request(Request::from_parts(head, body)).into_parts();
     }
     let retry = forward.retry.as_deref();
     let timeouts = Timeouts::new(forward.timeout, retry.and_then(|policy| policy.per_try_timeout), &parts.headers);
     let begin = if parts.headers.contains_key(grpc::GRPC_TIMEOUT) { Begin::Now } else { Begin::RequestEnd };
-    let affinity = affinity(conn, &target, &parts);
+    let affinity = affinity(conn, &target, parts);
     let hedged = |hedge: &&_| hedge::applies(hedge, parts.method.as_str(), parts.uri.path(), &parts.headers);
     let hedge = forward.hedge.as_deref().filter(hedged);
-    if let Err(failure) = rewrite::request(&mut parts, route, forward, backend) {
-        return answer.local(&failure, &parts, &target.name, None);
+    if let Err(failure) = rewrite::request(parts, route, forward, backend) {
+        return answer.local(&failure, parts, &target.name, None);
     }
-    answer.record.grpc = grpc::is_grpc(&parts.headers);
-    answer.record.request = (!matches!(body, Body::Empty)).then(|| Rc::new(Meter::new(answer.record.grpc)));
-    let replay = answer.record.request.as_ref();
+    answer.observed.record.grpc = grpc::is_grpc(&parts.headers);
+    answer.observed.record.request =
+        (!matches!(body, Body::Empty)).then(|| Rc::new(Meter::new(answer.observed.record.grpc)));
+    let replay = answer.observed.record.request.as_ref();
     let replay = replay.map(|meter| Replay::new(body, ctx.settings.replay_bytes, Rc::clone(meter)));
-    if let Some(log) = &mut answer.record.log {
-        log.head(&parts);
+    if let Some(log) = &mut answer.observed.record.log {
+        log.head(parts);
         log.cluster(target.callee.cluster(), target.cluster.key());
     }
-    if let Some(trace) = &mut answer.record.trace {
+    if let Some(trace) = &mut answer.observed.record.trace {
         trace.cluster(&target.callee, target.cluster.key());
     }
     for mirror in split::mirrors(forward, backend, &mut ctx.rng.borrow_mut()) {
-        mirror::send(conn, mirror, routes.port, &parts, replay.as_ref());
+        mirror::send(conn, mirror, routes.port, parts, replay.as_ref());
     }
-    let upgrade = http1::Upgrade::of_request(&mut parts);
+    let upgrade = http1::Upgrade::of_request(parts);
     let mut deadline = Deadline::new(timeouts.whole, begin);
     let mut attempts = Attempts {
         conn,
         target: &target,
         callee: if target.callee.undeclared { &routes.callee } else { &target.callee },
-        parts: &mut parts,
+        parts,
         replay: replay.as_ref(),
         retry,
         // What an upgraded connection carries cannot be sent twice.
         hedge: hedge.filter(|_| upgrade.is_none()),
         hash: affinity.hash,
         timeouts,
-        started: answer.record.started,
+        started: answer.observed.record.started,
         upgrade,
         inform: &mut inform,
-        record: &mut answer.record,
+        record: &mut answer.observed.record,
         endpoint: None,
         underway: SmallVec::new(),
     };
@@ -222,7 +230,7 @@ async fn forward_to(
     }
     let mut response = match result {
         Ok(answered) => answer.endpoints(answered, deadline),
-        Err(failure) => answer.local(&failure, &parts, &target.name, endpoint),
+        Err(failure) => answer.local(&failure, parts, &target.name, endpoint),
     };
     if let Some(web) = web {
         response = web.response(response);
@@ -248,7 +256,7 @@ fn affinity(conn: &Conn, target: &Target, parts: &request::Parts) -> Affinity {
 
 /// The record of a request on its way to a response.
 struct Answer {
-    record: Record,
+    observed: Box<Observed>,
     /// The client is in the mesh, not a gateway's.
     inside: bool,
 }
@@ -268,13 +276,13 @@ impl Answer {
         record.head = conn.ctx.recorder.keeps_heads().then(|| Box::new(Head::of(parts)));
         record.log = conn.entry(parts);
         record.trace = trace;
-        Self { record, inside: !matches!(conn.wants, Wants::Gateway { .. }) }
+        Self { observed: Observed::new(record), inside: !matches!(conn.wants, Wants::Gateway { .. }) }
     }
 
     /// An answer that is nobody's failure: a redirect, a direct response, a preflight.
     fn made(mut self, response: Response<Body>) -> Response<Body> {
-        self.record.outcome = Outcome::Local;
-        self.record.details = DIRECT_RESPONSE;
+        let record = &mut self.observed.record;
+        (record.outcome, record.details) = (Outcome::Local, DIRECT_RESPONSE);
         self.own(&response);
         response
     }
@@ -289,28 +297,29 @@ impl Answer {
     ) -> Response<Body> {
         let answer = failure.answer();
         let place = if self.inside { Place::Mesh { to, endpoint } } else { Place::Gateway };
-        let response = reply::local(failure, &request.headers, place, self.record.attempts > 1);
-        self.record.flags |= answer.flags;
-        self.record.outcome = answer.outcome;
-        self.record.details = answer.details;
+        let record = &mut self.observed.record;
+        let response = reply::local(failure, &request.headers, place, record.attempts > 1);
+        record.flags |= answer.flags;
+        (record.outcome, record.details) = (answer.outcome, answer.details);
         self.own(&response);
         if failure.situation() == Situation::ClientGone {
             // It is made, but there is nobody to send it to.
-            (self.record.code, self.record.grpc_status) = (None, None);
+            (self.observed.record.code, self.observed.record.grpc_status) = (None, None);
         }
         response
     }
 
     /// The end of a request that no endpoint answered.
     fn own(&mut self, response: &Response<Body>) {
-        self.record.code = Some(response.status());
-        self.record.read_grpc_status(response.headers());
-        self.record.complete = true;
-        self.record.response_head = response_head(response.headers());
+        let record = &mut self.observed.record;
+        record.code = Some(response.status());
+        record.read_grpc_status(response.headers());
+        record.complete = true;
+        record.response_head = response_head(response.headers());
         if let Body::Full(text) = response.body() {
-            self.record.response.count(text);
+            record.response.count(text);
         }
-        if let Some(log) = &mut self.record.log {
+        if let Some(log) = &mut record.log {
             log.answered(response.headers());
         }
     }
@@ -318,22 +327,23 @@ impl Answer {
     /// An endpoint's answer; the record follows its body to the end.
     fn endpoints(mut self, answered: Answered, deadline: Deadline) -> Response<Body> {
         let Answered { mut response, served } = answered;
-        self.record.served = served;
-        self.record.answered = Some(Nanos::now());
-        self.record.response_head = response_head(response.headers());
-        self.record.response = Meter::new(self.record.grpc);
-        self.record.code = Some(response.status());
-        self.record.details = VIA_UPSTREAM;
-        self.record.read_grpc_status(response.headers());
-        if let Some(log) = &mut self.record.log {
+        let record = &mut self.observed.record;
+        record.served = served;
+        record.answered = Some(Nanos::now());
+        record.response_head = response_head(response.headers());
+        record.response = Meter::new(record.grpc);
+        record.code = Some(response.status());
+        record.details = VIA_UPSTREAM;
+        record.read_grpc_status(response.headers());
+        if let Some(log) = &mut record.log {
             log.answered(response.headers());
             response.extensions_mut().remove().into_iter().for_each(|ends| log.connected(ends));
         }
         if response.body().is_end() {
-            self.record.complete = true;
+            record.complete = true;
             return response;
         }
-        let record = self.record;
-        response.map(|body| Body::Observed(Box::new(Observed::new(body, record, deadline.into_alarm()))))
+        let observed = self.observed;
+        response.map(|body| observed.body(body, deadline.into_alarm()))
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn send(conn: &Rc<Conn>, to: &Destination, port: u16, parts: &request
             let answer = attempt(
                 &conn,
                 &target,
-                conn.way(&target, chosen.dialled()),
+                &conn.way(&target, chosen.dialled()),
                 &parts,
                 body,
                 &mut None,

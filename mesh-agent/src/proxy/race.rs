@@ -45,7 +45,7 @@ impl<'a> Flight<'a> {
         let way = Way { others: true, ..conn.way(target, chosen.dialled()) };
         let (mut upgrade, mut inform) = (None, None);
         let result = {
-            let sent = attempt(conn, target, way, &parts, body, &mut upgrade, &mut inform, &mut served);
+            let sent = attempt(conn, target, &way, &parts, body, &mut upgrade, &mut inform, &mut served);
             within(&conn.ctx.alarms, end, pin!(sent)).await
         };
         let served = landed(served, &result);

@@ -86,6 +86,7 @@ pub struct Wanted {
 #[derive(Clone, Debug)]
 pub enum Layout {
     Text(Vec<Part>),
+    /// Keys as they stand in the line: quoted, with their colon.
     Json(Vec<(Box<str>, Json)>),
 }
 
@@ -120,7 +121,7 @@ impl Format {
                 Layout::Text(parts)
             }
             Encoding::Json if source.is_empty() => {
-                let value = |(key, text): (&str, &str)| Ok((key.into(), json_text(text, &mut wanted)?));
+                let value = |(key, text): (&str, &str)| Ok((json_key(key), json_text(text, &mut wanted)?));
                 Layout::Json(JSON.into_iter().map(value).collect::<Result<_, FormatError>>()?)
             }
             Encoding::Json => {
@@ -167,9 +168,13 @@ impl Serialize for Format {
 fn json_object(object: &Mapping, wanted: &mut Wanted) -> Result<Vec<(Box<str>, Json)>, FormatError> {
     let entry = |(key, value): (&Value, &Value)| {
         let key = key.as_str().ok_or_else(|| FormatError::NotAnObject("a key is no string".to_owned()))?;
-        Ok((key.into(), json_value(key, value, wanted)?))
+        Ok((json_key(key), json_value(key, value, wanted)?))
     };
     object.iter().map(entry).collect()
+}
+
+fn json_key(key: &str) -> Box<str> {
+    format!("{}:", serde_json::Value::from(key)).into()
 }
 
 fn json_value(key: &str, value: &Value, wanted: &mut Wanted) -> Result<Json, FormatError> {
@@ -219,7 +224,7 @@ mod tests {
         let source = r#"{"z": "%PROTOCOL%", "a": {"code": "%RESPONSE_CODE%", "text": "c=%RESPONSE_CODE%"}, "v": 2}"#;
         let format = Format::parse(Encoding::Json, source).unwrap();
         let Layout::Json(object) = &format.body else { panic!("{format:?}") };
-        assert_eq!(object.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), ["z", "a", "v"]);
+        assert_eq!(object.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), ["\"z\":", "\"a\":", "\"v\":"]);
         assert!(Format::parse(Encoding::Json, "%PROTOCOL%").is_err());
         assert!(Format::parse(Encoding::Json, r#"{"a": ["x"]}"#).is_err());
     }

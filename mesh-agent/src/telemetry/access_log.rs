@@ -6,8 +6,10 @@
 //! are dropped and counted.
 
 mod entry;
+mod escape;
 mod render;
 mod sink;
+mod time;
 
 pub use entry::{Connected, Entry};
 
@@ -24,7 +26,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Bytes of lines that a worker gathers before it hands them over.
-const GATHERED: usize = 16 << 10;
+const GATHERED: usize = 128 << 10;
+/// What is set aside for the line that fills a buffer.
+const LINE: usize = 2 << 10;
 
 /// The access log of the agent: where it goes and what it says may change while it runs.
 #[derive(Debug, Default)]
@@ -158,6 +162,9 @@ impl Logger {
         if !gathered.sink.as_ref().is_some_and(|sink| Arc::ptr_eq(sink, &active.sink)) {
             gathered.hand_over();
             gathered.sink = Some(Arc::clone(&active.sink));
+        }
+        if gathered.bytes.capacity() == 0 {
+            gathered.bytes.reserve_exact(GATHERED + LINE);
         }
         render::line(&active.format, entry, ended, &mut gathered.bytes);
         gathered.lines += 1;

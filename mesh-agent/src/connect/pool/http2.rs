@@ -60,14 +60,20 @@ impl Pool {
         }
     }
 
-    /// A connection with room for one more call. The first call opens one, and so does each that finds all full; calls
+    /// A connection with room for one more call, if there is one.
+    pub(super) fn ready(&self) -> Result<Option<Http2Lease>, ConnectError> {
+        let Some(connection) = self.with_room(Nanos::now()) else { return Ok(None) };
+        let request = self.limited.as_ref().map(|(limits, open)| limits.request(Some(open))).transpose()?;
+        Ok(Some(Http2Lease { connection, request }))
+    }
+
+    /// Waits for a connection with room for one more call. The first call opens one, and so does each that finds all full; calls
     /// that come meanwhile wait with it.
     pub(super) async fn lease(self: &Rc<Self>, pools: &Pools, way: Way<'_>) -> Result<Http2Lease, ConnectError> {
         let (mut pending, mut listening) = (None, None);
         loop {
-            if let Some(connection) = self.with_room(Nanos::now()) {
-                let request = self.limited.as_ref().map(|(limits, open)| limits.request(Some(open))).transpose()?;
-                return Ok(Http2Lease { connection, request });
+            if let Some(lease) = self.ready()? {
+                return Ok(lease);
             }
             if let Some((limits, open)) = &self.limited {
                 if listening.is_none() {

@@ -28,10 +28,10 @@ async fn pooled(pools: &Rc<Pools>, listener: &TcpListener, source: u64, dialer: 
     let pool = async {
         match wire {
             Wire::Http1 => {
-                let sender = pools.http1(way).await.unwrap();
+                let sender = pools.http1(&way).await.unwrap();
                 pools.pool(&pools.http1, way, http1::Pool::new).idle.put(sender);
             }
-            Wire::Http2 => drop(pools.http2(way).await.unwrap()),
+            Wire::Http2 => drop(pools.http2(&way).await.unwrap()),
         }
     };
     let accept = async {
@@ -62,7 +62,7 @@ async fn a_pool_stays_while_a_request_of_it_runs() {
             let to = EndpointAddr::new(listener.local_addr().unwrap());
             let upstream = pools.upstream(&PortKey::new(ServiceName::new("shop", "cart"), 80).into(), &Arc::default());
             let way = Way { source: 0, dialer: &Dialer::Host, upstream: &upstream, to, ends: None, others: false };
-            let running = pools.http1(way).await.unwrap();
+            let running = pools.http1(&way).await.unwrap();
             pools.sweep(Nanos::now());
             assert_eq!(pools.http1.borrow().len(), 1, "the connection would not find back");
             drop(running);

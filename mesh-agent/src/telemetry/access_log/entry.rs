@@ -13,6 +13,8 @@ use std::time::{Duration, SystemTime};
 
 /// Values in the order of the format's names.
 pub(super) type Values = SmallVec<[Option<HeaderValue>; 4]>;
+/// The same where Istio's own formats want nothing.
+pub(super) type Few = Vec<Option<HeaderValue>>;
 
 /// A request or opaque connection while it lasts.
 #[derive(Debug)]
@@ -32,8 +34,8 @@ pub struct Entry {
     pub(super) cluster: Option<(Arc<str>, ClusterKey)>,
     pub(super) endpoint: Option<SocketAddr>,
     pub(super) endpoint_local: Option<SocketAddr>,
-    pub(super) response: Values,
-    pub(super) trailers: Values,
+    pub(super) response: Few,
+    pub(super) trailers: Few,
 }
 
 /// A request's head. Everything in it is shared with the request, nothing copied.
@@ -76,8 +78,8 @@ impl Entry {
             cluster: None,
             endpoint: None,
             endpoint_local: None,
-            response: Values::new(),
-            trailers: Values::new(),
+            response: Few::new(),
+            trailers: Few::new(),
         }
     }
 
@@ -141,6 +143,6 @@ impl Entry {
     }
 }
 
-fn values(names: &[HeaderName], headers: &HeaderMap) -> Values {
+fn values<V: FromIterator<Option<HeaderValue>>>(names: &[HeaderName], headers: &HeaderMap) -> V {
     names.iter().map(|name| headers.get(name).cloned()).collect()
 }

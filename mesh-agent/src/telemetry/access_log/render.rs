@@ -1,15 +1,15 @@
 //! Entries as lines. Pure.
 
-use super::Ended;
 use super::entry::{Entry, Head};
+use super::{Ended, escape, time};
 use crate::error::{Flags, NO_FILTER_CHAIN};
+use crate::snapshot::ClusterKey;
 use crate::snapshot::access_log::{Field, Format, Json, Layout, Named, Operator, Part, Portion, TimePart};
 use http::{HeaderValue, Version};
-use std::borrow::Cow;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// Longest value, bytes: what one request can make of the writer's queue is bounded.
 const LONGEST: usize = 8 << 10;
@@ -40,11 +40,19 @@ const GRPC: [&str; 17] = [
 
 static HOSTNAME: LazyLock<String> = LazyLock::new(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
 
-/// What an operator comes to.
+/// What an operator comes to; what is made of several things is made where it is written.
 enum Value<'a> {
     Absent,
     Number(u64),
-    Text(Cow<'a, [u8]>),
+    Text(&'a [u8]),
+    /// A number that JSON shows as a string: to Envoy it is a header field.
+    Digits(u64),
+    Flags(Flags),
+    Time(&'a [TimePart], SystemTime),
+    Address(SocketAddr),
+    Ip(IpAddr),
+    /// `outbound|PORT|SUBSET|HOST`
+    Cluster(&'a str, &'a ClusterKey),
 }
 
 /// Appends one line, which ends in the only line feed it has unless the format has more.
@@ -52,7 +60,11 @@ pub(super) fn line(format: &Format, entry: &Entry, ended: &Ended, out: &mut Vec<
     match &format.body {
         Layout::Text(parts) => parts.iter().for_each(|part| match part {
             Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
-            Part::Operator(operator) => text(&value(operator, entry, ended), out),
+            Part::Operator(operator) => {
+                let from = out.len();
+                value_or_dash(operator, entry, ended, out);
+                escape::text(out, from);
+            }
         }),
         Layout::Json(object) => {
             json_object(object, entry, ended, out);
@@ -61,68 +73,25 @@ pub(super) fn line(format: &Format, entry: &Entry, ended: &Ended, out: &mut Vec<
     }
 }
 
-/// What could end the line or a quoted value, and what is no text, is escaped.
-fn text(value: &Value<'_>, out: &mut Vec<u8>) {
-    match value {
-        Value::Absent => out.push(b'-'),
-        Value::Number(number) => number_to(*number, out),
-        Value::Text(bytes) => {
-            for chunk in bytes.utf8_chunks() {
-                for c in chunk.valid().chars() {
-                    match c {
-                        '"' | '\\' => out.extend([b'\\', c as u8]),
-                        '\n' => out.extend(b"\\n"),
-                        '\r' => out.extend(b"\\r"),
-                        '\t' => out.extend(b"\\t"),
-                        c if ends_lines(c) => {
-                            c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| hex(byte, out));
-                        }
-                        c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-                    }
-                }
-                chunk.invalid().iter().for_each(|byte| hex(*byte, out));
-            }
-        }
-    }
-}
-
-fn hex(byte: u8, out: &mut Vec<u8>) {
-    // Writing to a Vec does not fail.
-    let _ = write!(out, "\\x{byte:02x}");
-}
-
-fn number_to(number: u64, out: &mut Vec<u8>) {
-    let _ = write!(out, "{number}");
-}
-
 fn json_object(object: &[(Box<str>, Json)], entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     out.push(b'{');
     for (at, (key, of)) in object.iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }
-        json_string(key.as_bytes(), out);
-        out.push(b':');
+        out.extend_from_slice(key.as_bytes());
         match of {
-            Json::Operator(operator) => match value(operator, entry, ended) {
-                Value::Absent => out.extend(b"null"),
-                Value::Number(number) => number_to(number, out),
-                Value::Text(bytes) => json_string(&bytes, out),
+            Json::Operator(operator) => match of_field(&operator.field, entry, ended) {
+                Value::Absent => out.extend_from_slice(b"null"),
+                Value::Number(number) => digits(number, out),
+                value => json_string(out, |out| write(&value, most(operator), out)),
             },
-            Json::Parts(parts) => {
-                let mut joined = Vec::new();
-                for part in parts {
-                    match part {
-                        Part::Literal(text) => joined.extend_from_slice(text.as_bytes()),
-                        Part::Operator(operator) => match value(operator, entry, ended) {
-                            Value::Absent => joined.push(b'-'),
-                            Value::Number(number) => number_to(number, &mut joined),
-                            Value::Text(bytes) => joined.extend_from_slice(&bytes),
-                        },
-                    }
-                }
-                json_string(&joined, out);
-            }
+            Json::Parts(parts) => json_string(out, |out| {
+                parts.iter().for_each(|part| match part {
+                    Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
+                    Part::Operator(operator) => value_or_dash(operator, entry, ended, out),
+                });
+            }),
             Json::Object(inner) => json_object(inner, entry, ended, out),
             Json::Constant(constant) => out.extend_from_slice(constant.as_bytes()),
         }
@@ -130,44 +99,77 @@ fn json_object(object: &[(Box<str>, Json)], entry: &Entry, ended: &Ended, out: &
     out.push(b'}');
 }
 
-/// RFC 8259 §7, and all that could end a line. Bytes that are no UTF-8 become U+FFFD: JSON has no way to say them.
-fn json_string(bytes: &[u8], out: &mut Vec<u8>) {
+fn json_string(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
-    for c in String::from_utf8_lossy(bytes).chars() {
-        match c {
-            '"' | '\\' => out.extend([b'\\', c as u8]),
-            '\n' => out.extend(b"\\n"),
-            '\r' => out.extend(b"\\r"),
-            '\t' => out.extend(b"\\t"),
-            c if ends_lines(c) => {
-                // Writing to a Vec does not fail. All of them are of the basic plane: four digits.
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
-            c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+    let from = out.len();
+    write(out);
+    escape::json(out, from);
+    out.push(b'"');
+}
+
+fn value_or_dash(operator: &Operator, entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
+    match of_field(&operator.field, entry, ended) {
+        Value::Absent => out.push(b'-'),
+        value => write(&value, most(operator), out),
+    }
+}
+
+fn most(operator: &Operator) -> usize {
+    operator.most.unwrap_or(LONGEST).min(LONGEST)
+}
+
+/// The value as it is, without escapes, and no longer than `most`; numbers are never cut.
+fn write(value: &Value<'_>, most: usize, out: &mut Vec<u8>) {
+    let from = out.len();
+    match value {
+        Value::Absent => {}
+        Value::Number(number) => return digits(*number, out),
+        Value::Text(bytes) => out.extend_from_slice(bytes),
+        Value::Digits(number) => digits(*number, out),
+        // Writing to a Vec does not fail.
+        Value::Flags(flags) => drop(write!(out, "{flags}")),
+        Value::Time(parts, at) => time::write(parts, *at, out),
+        Value::Address(addr) => {
+            ip(addr.ip(), true, out);
+            out.push(b':');
+            digits(addr.port().into(), out);
+        }
+        Value::Ip(addr) => ip(*addr, false, out),
+        Value::Cluster(host, key) => {
+            out.extend_from_slice(b"outbound|");
+            digits(key.port.port.into(), out);
+            out.push(b'|');
+            out.extend_from_slice(key.subset.as_deref().unwrap_or_default().as_bytes());
+            out.push(b'|');
+            out.extend_from_slice(host.as_bytes());
         }
     }
-    out.push(b'"');
+    out.truncate(from.saturating_add(most));
 }
 
-/// Control characters, and the separators where some readers break lines.
-fn ends_lines(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+fn digits(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-fn value<'a>(operator: &'a Operator, entry: &'a Entry, ended: &'a Ended) -> Value<'a> {
-    match of_field(&operator.field, entry, ended) {
-        Value::Text(bytes) => {
-            let most = operator.most.unwrap_or(LONGEST).min(LONGEST);
-            Value::Text(if bytes.len() > most { Cow::Owned(bytes.iter().take(most).copied().collect()) } else { bytes })
-        }
-        value => value,
+/// `bracketed`: a port follows (RFC 3986 §3.2.2).
+fn ip(addr: IpAddr, bracketed: bool, out: &mut Vec<u8>) {
+    // Writing to a Vec does not fail.
+    match addr {
+        IpAddr::V4(addr) => addr.octets().into_iter().enumerate().for_each(|(at, octet)| {
+            if at > 0 {
+                out.push(b'.');
+            }
+            digits(octet.into(), out);
+        }),
+        IpAddr::V6(addr) if bracketed => drop(write!(out, "[{addr}]")),
+        IpAddr::V6(addr) => drop(write!(out, "{addr}")),
     }
 }
 
 fn of_field<'a>(field: &'a Field, entry: &'a Entry, ended: &'a Ended) -> Value<'a> {
     let head = entry.head.as_ref();
     match field {
-        Field::StartTime(parts) => owned(time(parts, entry.started)),
+        Field::StartTime(parts) => Value::Time(parts, entry.started),
         Field::Request(main, other) => {
             let of = |name: &Named| named(name, head?);
             bytes(of(main).or_else(|| other.as_ref().and_then(of)))
@@ -177,7 +179,7 @@ fn of_field<'a>(field: &'a Field, entry: &'a Entry, ended: &'a Ended) -> Value<'
         Field::Protocol => some(head.and_then(|head| protocol(head.version))),
         Field::ResponseCode => Value::Number(u64::from(ended.code.unwrap_or(0))),
         Field::ResponseFlags if ended.flags == Flags::NONE => some(Some("-")),
-        Field::ResponseFlags => owned(ended.flags.to_string()),
+        Field::ResponseFlags => Value::Flags(ended.flags),
         // Of responses: a connection has none.
         // Of connections Envoy tells no more than this one.
         Field::ResponseCodeDetails => {
@@ -194,13 +196,13 @@ fn of_field<'a>(field: &'a Field, entry: &'a Entry, ended: &'a Ended) -> Value<'
             ended.answered.map_or(Value::Absent, |answered| millis(ended.duration.saturating_sub(answered)))
         }
         // A header field to Envoy, and so a string.
-        Field::ServiceTime => ended.upstream.map_or(Value::Absent, |time| owned(time.as_millis().to_string())),
+        Field::ServiceTime => ended.upstream.map_or(Value::Absent, |time| Value::Digits(whole_millis(time))),
         Field::AttemptCount => Value::Number(u64::from(ended.attempts)),
         Field::UpstreamHost => address(entry.endpoint, Portion::Whole),
         Field::Upstream(part) => address(entry.endpoint, *part),
         Field::UpstreamCluster => entry.cluster.as_ref().map_or(Value::Absent, |(host, key)| match &**host {
             name @ (PASSTHROUGH | BLACK_HOLE) => some(Some(name)),
-            host => owned(format!("outbound|{}|{}|{host}", key.port.port, key.subset.as_deref().unwrap_or_default())),
+            host => Value::Cluster(host, key),
         }),
         Field::UpstreamLocal(part) => address(entry.endpoint_local, *part),
         Field::DownstreamLocal(part) => address(Some(entry.local), *part),
@@ -212,9 +214,7 @@ fn of_field<'a>(field: &'a Field, entry: &'a Entry, ended: &'a Ended) -> Value<'
         }
         Field::GrpcStatus => match ended.grpc_status {
             None => Value::Absent,
-            Some(status) => {
-                GRPC.get(usize::from(status)).map_or_else(|| owned(status.to_string()), |name| some(Some(name)))
-            }
+            Some(status) => GRPC.get(usize::from(status)).map_or(Value::Digits(status.into()), |name| some(Some(name))),
         },
         Field::GrpcStatusNumber => ended.grpc_status.map_or(Value::Absent, |status| Value::Number(status.into())),
         Field::ConnectionId => Value::Number(entry.connection),
@@ -257,82 +257,25 @@ fn transport_failure(details: &str) -> Option<&str> {
 fn address(of: Option<SocketAddr>, part: Portion) -> Value<'static> {
     let Some(addr) = of else { return Value::Absent };
     match part {
-        Portion::Whole => owned(addr.to_string()),
-        Portion::Ip => owned(addr.ip().to_string()),
+        Portion::Whole => Value::Address(addr),
+        Portion::Ip => Value::Ip(addr.ip()),
         Portion::Port => Value::Number(addr.port().into()),
     }
 }
 
 fn millis(duration: Duration) -> Value<'static> {
-    Value::Number(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    Value::Number(whole_millis(duration))
+}
+
+fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Nothing to say is the same as nothing.
 fn bytes(of: Option<&[u8]>) -> Value<'_> {
-    of.filter(|bytes| !bytes.is_empty()).map_or(Value::Absent, |bytes| Value::Text(Cow::Borrowed(bytes)))
+    of.filter(|bytes| !bytes.is_empty()).map_or(Value::Absent, Value::Text)
 }
 
 fn some(of: Option<&str>) -> Value<'_> {
     bytes(of.map(str::as_bytes))
-}
-
-fn owned(text: String) -> Value<'static> {
-    Value::Text(Cow::Owned(text.into_bytes()))
-}
-
-fn time(parts: &[TimePart], at: SystemTime) -> String {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (seconds, of_day) = (since.as_secs(), since.as_secs() % 86_400);
-    let (year, month, day) = civil(seconds / 86_400);
-    let mut text = String::with_capacity(24);
-    for part in parts {
-        use std::fmt::Write as _;
-        // Writing to a String does not fail.
-        let _ = match part {
-            TimePart::Literal(literal) => text.write_str(literal),
-            TimePart::Year => write!(text, "{year:04}"),
-            TimePart::Month => write!(text, "{month:02}"),
-            TimePart::Day => write!(text, "{day:02}"),
-            TimePart::Hour => write!(text, "{:02}", of_day / 3600),
-            TimePart::Minute => write!(text, "{:02}", of_day / 60 % 60),
-            TimePart::Second => write!(text, "{:02}", of_day % 60),
-            TimePart::Epoch => write!(text, "{seconds}"),
-            TimePart::Fraction(digits) => {
-                let nanos = format!("{:09}", since.subsec_nanos());
-                text.write_str(nanos.get(..usize::from(*digits)).unwrap_or(&nanos))
-            }
-        };
-    }
-    text
-}
-
-/// Days since 1970-01-01 → year, month, day of the Gregorian calendar. Years are counted from March, so that the leap day
-/// is the last one: day 0 is day 306 of the year that began in March 1969; 11016 is 2000-02-29.
-fn civil(days: u64) -> (u64, u64, u64) {
-    /// From 0000-03-01 to 1970-01-01.
-    const TO_EPOCH: u64 = 719_468;
-    /// Days of 400 years, after which the calendar repeats.
-    const ERA: u64 = 146_097;
-    let days = days + TO_EPOCH;
-    let (era, of_era) = (days / ERA, days % ERA);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn days_have_dates() {
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(11_016), (2000, 2, 29));
-        assert_eq!(civil(20_778), (2026, 11, 21));
-        assert_eq!(civil(47_540), (2100, 2, 28));
-        assert_eq!(civil(47_541), (2100, 3, 1), "2100 is no leap year");
-    }
 }

@@ -10,8 +10,8 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Buffers under way to the writer, of 16 KiB and one line each.
-const QUEUE: usize = 64;
+/// Buffers under way to the writer, of 128 KiB and one line each.
+const QUEUE: usize = 8;
 
 /// One file, its queue and its thread, which ends when the last holder is gone and the queue is empty.
 #[derive(Debug)]
