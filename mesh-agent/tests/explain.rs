@@ -135,6 +135,16 @@ const FAMILIES: &[Family] = &[
         ],
     },
     Family {
+        name: "traced",
+        base: &["scenarios/tracing-backends.yaml"],
+        cases: &[
+            (&["scenarios/tracing-zipkin.yaml"], "explain --from default/ http://zipkin.observability:9411/zipkin/"),
+            (&["scenarios/tracing-otlp.yaml"], "explain --from default/ http://otel.observability:4317/"),
+            (&["scenarios/tracing-otlp-http.yaml"], "explain --from default/ http://otel.observability:4318/v1/traces"),
+            (&["scenarios/tracing-all.yaml"], "services default/"),
+        ],
+    },
+    Family {
         name: "outside",
         base: &[],
         cases: &[

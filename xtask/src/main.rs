@@ -29,7 +29,7 @@ struct Args {
 enum Task {
     /// Show the product on this machine: pods, an agent per node, a story; flags are `mesh-lab run`'s
     Run(run::Args),
-    /// Pass scenarios (A, B, C, D, F5, all): YAML as people have it, load, what was expected and what came
+    /// Pass scenarios (A, B, C, D, E, F5, all): YAML as people have it, load, what was expected and what came
     Scenario(scenario::Args),
     /// Measure Undermesh beside its peers in interleaved rounds; flags are `mesh-bench run`'s
     Bench(bench::Args),

@@ -95,6 +95,7 @@ fn programs(part: Part) -> &'static [&'static str] {
         }
         Part::Java => &["bin/interop-java"],
         Part::Node => &["bin/interop-node"],
+        Part::Trace => &["bin/otlp-receiver", "bin/zipkin"],
         Part::Browser => &["browser/node_modules/puppeteer-core/package.json"],
     }
 }
@@ -120,6 +121,7 @@ fn install(part: Part) -> Result<()> {
         Part::Go => go(&source)?,
         Part::Java => java(&source, &proto)?,
         Part::Node => node(&source, &proto)?,
+        Part::Trace => trace(&source)?,
         Part::Browser => browser(&source)?,
     }
     fs::write(stamp, inputs)?;
@@ -195,6 +197,18 @@ fn node(source: &Path, proto: &Path) -> Result<()> {
     sh::step("@grpc/grpc-js", &mut npm).context("Node.js and npm")?;
     let run = format!("export INTEROP_PROTO='{}'\nexec node '{}'", proto.display(), work.join("interop.js").display());
     wrapper("interop-node", &run)
+}
+
+fn trace(source: &Path) -> Result<()> {
+    let work = fresh(source, "trace")?;
+    let mut receiver = Command::new("go");
+    receiver.current_dir(&work).args(["build", "-o"]).arg(peers().join("bin/otlp-receiver")).arg(".");
+    sh::step("otlp-receiver", &mut receiver).context("Go")?;
+    let mut maven = Command::new("mvn");
+    maven.current_dir(&work).args(["-B", "-q", "package"]);
+    sh::step("zipkin", &mut maven).context("JDK and Maven")?;
+    let flags = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xmx256m";
+    wrapper("zipkin", &format!("exec java {flags} -jar '{}'", work.join("zipkin.jar").display()))
 }
 
 /// puppeteer-core brings no browser of its own.

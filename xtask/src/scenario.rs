@@ -8,7 +8,7 @@ use std::ffi::OsString;
 // Everything is mesh-lab's: one place knows the scenarios and the flags.
 #[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    /// `mesh-lab scenario`'s: A|B|C|D|F5|all or a step (B3), --once, --keep, -o text|json
+    /// `mesh-lab scenario`'s: A|B|C|D|E|F5|all or a step (B3), --once, --keep, -o text|json
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     flags: Vec<OsString>,
 }

@@ -101,7 +101,7 @@ fn steps(layer: Layer) -> Vec<Step> {
         ],
         Layer::Scenario => vec![
             // fortio is Go; what Go builds needs the stubs that Python's protoc makes.
-            ("peers for scenarios", xtask(&["peers", "--only", "python,go"])),
+            ("peers for scenarios", xtask(&["peers", "--only", "python,go,trace"])),
             ("scenario all", xtask(&["scenario", "all"])),
         ],
         Layer::Interop => vec![("peers", xtask(&["peers"])), ("interop", privileged("interop_"))],

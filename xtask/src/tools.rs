@@ -19,12 +19,14 @@ pub(crate) enum Part {
     Java,
     /// @grpc/grpc-js
     Node,
+    /// Zipkin, OpenTelemetry's OTLP receiver
+    Trace,
     /// Chromium, and what drives it
     Browser,
 }
 
 pub(crate) const PARTS: &[Part] =
-    &[Part::Bench, Part::Observe, Part::Python, Part::Go, Part::Java, Part::Node, Part::Browser];
+    &[Part::Bench, Part::Observe, Part::Python, Part::Go, Part::Java, Part::Node, Part::Trace, Part::Browser];
 
 /// A program and what makes it good enough.
 pub(crate) struct Tool {
@@ -54,9 +56,13 @@ pub(crate) const TOOLS: &[Tool] = &[
         ..tool("python3", &[Part::Python], &["python3", "python3-venv"])
     },
     // From 1.21 on, go fetches the toolchain that go.mod names.
-    Tool { probe: &["version"], least: (1, 21), ..tool("go", &[Part::Go], &["golang-go"]) },
-    Tool { probe: &["--version"], least: (17, 0), ..tool("javac", &[Part::Java], &["default-jdk-headless"]) },
-    tool("mvn", &[Part::Java], &["maven"]),
+    Tool { probe: &["version"], least: (1, 21), ..tool("go", &[Part::Go, Part::Trace], &["golang-go"]) },
+    Tool {
+        probe: &["--version"],
+        least: (17, 0),
+        ..tool("javac", &[Part::Java, Part::Trace], &["default-jdk-headless"])
+    },
+    tool("mvn", &[Part::Java, Part::Trace], &["maven"]),
     Tool { probe: &["--version"], least: (18, 0), ..tool("node", &[Part::Node, Part::Browser], &["nodejs"]) },
     tool("npm", &[Part::Node, Part::Browser], &["npm"]),
     // Any Chromium or Chrome that is named so does (`mesh-test/console/support.mjs`).

@@ -1,11 +1,10 @@
 //! fortio, from `cargo xtask peers`: the load that workshops send, and a count that is not ours.
 
-use super::stage::Stage;
+use super::stage::{Stage, peer};
 use crate::lab::Pod;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 #[derive(Deserialize)]
@@ -17,8 +16,7 @@ struct Report {
 
 /// `fortio load -c CALLERS -qps 0 -n REQUESTS URL` in a pod: how many of each status.
 pub(super) fn load(stage: &Stage, from: &Pod, url: &str, callers: u64, requests: u64) -> Result<BTreeMap<String, u64>> {
-    let fortio = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers/bin/fortio");
-    ensure!(fortio.is_file(), "no fortio: run `cargo xtask peers --only go`");
+    let fortio = peer("fortio", "go")?;
     let report = stage.lab.layout().logs().join("fortio.json");
     let (callers, requests) = (callers.to_string(), requests.to_string());
     let path = report.display().to_string();

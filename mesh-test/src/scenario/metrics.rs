@@ -63,6 +63,11 @@ impl Metrics {
         (self.sum(name, labels) - before.sum(name, labels)).round() as u64
     }
 
+    /// A counter, over all series with these labels.
+    pub(super) fn total(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        self.sum(name, labels).round() as u64
+    }
+
     /// Which of `names` some series with these labels has not, or has nothing in.
     pub(super) fn without(&self, name: &str, labels: &[(&str, &str)], names: &[&str]) -> Vec<String> {
         let fits = |of: &Labels| labels.iter().all(|(key, value)| of.get(*key).is_some_and(|found| found == value));

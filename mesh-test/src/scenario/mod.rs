@@ -9,6 +9,7 @@ mod b;
 mod c;
 mod check;
 mod d;
+mod e;
 mod f;
 mod fortio;
 mod metrics;
@@ -62,7 +63,7 @@ struct Step {
 }
 
 const SCENARIOS: &[&Scenario] =
-    &[&a::PING_PONG, &b::BOOKINFO, &c::SOCK_SHOP, &d::RESILIENCE, &zones::ZONES, &f::EGRESS];
+    &[&a::PING_PONG, &b::BOOKINFO, &c::SOCK_SHOP, &d::RESILIENCE, &zones::ZONES, &e::TRACES, &f::EGRESS];
 const ALL: &str = "all";
 
 /// Passes the chosen steps, leaves nothing behind, fails if anything was not as expected.

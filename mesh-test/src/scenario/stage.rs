@@ -260,6 +260,13 @@ pub(super) fn samples() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// A program of `cargo xtask peers --only PART`.
+pub(super) fn peer(name: &str, part: &str) -> Result<PathBuf> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers/bin").join(name);
+    ensure!(program.is_file(), "no {name}: run `cargo xtask peers --only {part}`");
+    Ok(program)
+}
+
 /// A file of `deploy/examples/scenarios`.
 pub(super) fn ours(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/scenarios").join(file)
