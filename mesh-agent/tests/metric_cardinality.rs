@@ -8,9 +8,9 @@ use std::sync::Arc;
 #[global_allocator]
 static ALLOC: PeakAlloc = PeakAlloc;
 
-/// Issue 5's million where the build is fast enough for it.
+/// A million where the build is fast enough for it.
 const HOSTS: usize = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
-/// Issue 5's bar, bytes.
+/// What they may cost beside what was there before, bytes.
 const MOST_MEMORY: usize = 32 << 20;
 
 #[test]

@@ -93,7 +93,11 @@ fn steps(layer: Layer) -> Vec<Step> {
         ],
         Layer::Unit => vec![("unit", cargo(&["test", "--quiet"]))],
         Layer::Attach => vec![("build", build_bins()), ("attach", privileged("attach_"))],
-        Layer::Node => vec![("samples", privileged("samples")), ("node", privileged("node_"))],
+        Layer::Node => vec![
+            ("peers for the node", xtask(&["peers", "--only", "observe"])),
+            ("samples", privileged("samples")),
+            ("node", privileged("node_")),
+        ],
         Layer::Console => vec![
             ("peers for the console", xtask(&["peers", "--only", "browser"])),
             ("build the agent", cargo(&["build", "--quiet", "--profile", "fast", "--package", "mesh-agent", "--bins"])),
@@ -101,7 +105,7 @@ fn steps(layer: Layer) -> Vec<Step> {
         ],
         Layer::Scenario => vec![
             // fortio is Go; what Go builds needs the stubs that Python's protoc makes.
-            ("peers for scenarios", xtask(&["peers", "--only", "python,go,trace"])),
+            ("peers for scenarios", xtask(&["peers", "--only", "observe,python,go,trace"])),
             ("scenario all", xtask(&["scenario", "all"])),
         ],
         Layer::Interop => vec![("peers", xtask(&["peers"])), ("interop", privileged("interop_"))],

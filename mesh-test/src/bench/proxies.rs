@@ -43,6 +43,8 @@ pub(super) enum Proxy {
     Unobserved,
     /// The same with metrics, a JSON access log of every request, and 1 % of them traced to a Zipkin collector
     Observed,
+    /// The same with a log file that nobody reads and a collector that never answers
+    Stalled,
     /// Pod to pod on a lab node, outside the mesh
     PodDirect,
     /// Pod to Service on a lab node, through the kernel's connect hook and the agent; sk_msg off
@@ -77,7 +79,13 @@ impl Proxy {
                 return Err(format!("{} needs root: sudo, or leave it out with --proxy", self.name()));
             }
             Self::PodDirect => return std::env::current_exe().map_err(|e| e.to_string()),
-            Self::Undermesh | Self::Armed | Self::Unobserved | Self::Observed | Self::Hook | Self::HookSkMsg => {
+            Self::Undermesh
+            | Self::Armed
+            | Self::Unobserved
+            | Self::Observed
+            | Self::Stalled
+            | Self::Hook
+            | Self::HookSkMsg => {
                 (Some(programs.agent.clone()).filter(|p| p.exists()), "cargo build --release --package mesh-agent")
             }
         };
@@ -146,7 +154,7 @@ impl Proxy {
                 let file = write(work, "nginx.conf", &nginx(work, &workers))?;
                 words(&[&program, "-p", &work.display().to_string(), "-c", &file])
             }
-            Self::Undermesh | Self::Armed | Self::Unobserved | Self::Observed => {
+            Self::Undermesh | Self::Armed | Self::Unobserved | Self::Observed | Self::Stalled => {
                 undermesh::command(self, &program, work, &workers)?
             }
         };

@@ -152,7 +152,13 @@ fn plot(cell: Cell, rows: &[Row]) -> String {
         let width = (row.median / most * WIDTH).max(1.0);
         let colour = if matches!(
             row.proxy,
-            Proxy::Undermesh | Proxy::Armed | Proxy::Unobserved | Proxy::Observed | Proxy::Hook | Proxy::HookSkMsg
+            Proxy::Undermesh
+                | Proxy::Armed
+                | Proxy::Unobserved
+                | Proxy::Observed
+                | Proxy::Stalled
+                | Proxy::Hook
+                | Proxy::HookSkMsg
         ) {
             "#1f77b4"
         } else {

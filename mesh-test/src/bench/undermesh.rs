@@ -34,10 +34,13 @@ pub(super) fn command(proxy: Proxy, program: &str, work: &Path, workers: &str) -
     match proxy {
         Proxy::Armed => drop(write(&config, "policy.yaml", &policy())?),
         Proxy::Unobserved => drop(write(&config, "telemetry.yaml", UNOBSERVED)?),
-        Proxy::Observed => {
-            let log = work.join("access.log");
+        Proxy::Observed | Proxy::Stalled => {
+            let log = work.join(format!("{}.log", proxy.name()));
+            if proxy == Proxy::Stalled {
+                unread(&log)?;
+            }
             write(&config, "mesh.yaml", &mesh_config(&log))?;
-            command.extend(words(&["--zipkin", &format!("http://{}/api/v2/spans", collector()?)]));
+            command.extend(words(&["--zipkin", &format!("http://{}/api/v2/spans", collector(proxy)?)]));
         }
         _ => {}
     }
@@ -55,13 +58,27 @@ fn mesh_config(log: &Path) -> String {
     )
 }
 
-/// A collector that takes every batch and forgets it, for as long as the bench runs; where it listens.
-fn collector() -> Result<std::net::SocketAddr> {
+/// A pipe that is held open and that nobody reads, for as long as the bench runs.
+fn unread(at: &Path) -> Result<()> {
+    if !at.exists() {
+        rustix::fs::mknodat(rustix::fs::CWD, at, rustix::fs::FileType::Fifo, rustix::fs::Mode::from(0o600), 0)?;
+        std::mem::forget(fs::File::options().read(true).write(true).open(at)?);
+    }
+    Ok(())
+}
+
+/// A collector that takes every batch and forgets it, or never answers, for as long as the bench runs; where it listens.
+fn collector(proxy: Proxy) -> Result<std::net::SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     std::thread::spawn(move || {
+        let mut held = Vec::new();
         for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || swallow(stream));
+            if proxy == Proxy::Stalled {
+                held.push(stream);
+            } else {
+                std::thread::spawn(move || swallow(stream));
+            }
         }
     });
     Ok(address)

@@ -6,8 +6,10 @@ use super::stage::{Stage, count, said};
 use super::{Scenario, Step};
 use crate::lab::Pod;
 use crate::manifest::Manifest;
+use crate::prometheus::Sample;
 use anyhow::Result;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const NS: &str = "pingpong";
 const API: &str = "http://ws001-api:7001/api/pingpong";
@@ -163,6 +165,18 @@ fn series(stage: &Stage, checks: &mut Checks) -> Result<()> {
             let sent = after.since(&before, messages, &[("reporter", reporter), ("destination_service", WS002)]);
             checks.equal(&format!("{messages} of the {reporter}"), &40, &sent);
         }
+    }
+    let prometheus = stage.prometheus()?;
+    for reporter in ["source", "destination"] {
+        let labels = [("reporter", reporter), ("destination_service", WS002)];
+        let all = stage.metrics()?.total("istio_requests_total", &labels);
+        let query = format!("istio_requests_total{{destination_service=\"{WS002}\", reporter=\"{reporter}\"}}");
+        let total = |samples: &[Sample]| samples.iter().map(|sample| sample.value).sum::<f64>() as u64;
+        let shown = prometheus.query_until(&query, Duration::from_secs(20), |now| total(now) >= all)?;
+        checks.equal(&format!("{query} in Prometheus"), &all, &total(&shown));
+        let missing = LABELS.iter().filter(|label| shown.iter().any(|sample| sample.label(label).is_empty()));
+        let missing: Vec<String> = missing.map(|label| (*label).to_owned()).collect();
+        checks.equal("labels that they lack", &Vec::<String>::new(), &missing);
     }
     Ok(())
 }

@@ -5,14 +5,18 @@ use super::stage::{Stage, count, ours, said, version_of};
 use super::{Scenario, Step};
 use crate::lab::Pod;
 use crate::manifest::Manifest;
+use crate::prometheus::Sample;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 const NS: &str = "default";
 const REVIEWS: &str = "http://reviews:9080/reviews/0";
 const PAGE: &str = "http://productpage:9080/productpage";
 /// Requests of a split: enough that 90/10 and 80/20 are told apart with certainty.
 const MANY: u64 = 1000;
+/// Prometheus asks every second here.
+const SCRAPED_WITHIN: Duration = Duration::from_secs(20);
 
 pub(super) const BOOKINFO: Scenario = Scenario {
     id: "B",
@@ -93,6 +97,13 @@ pub(super) const BOOKINFO: Scenario = Scenario {
             lesson: "Copies of live requests go to v2; callers never see its answers, not even when it is broken.",
             waits_for: None,
             act: mirrors,
+        },
+        Step {
+            id: "B6",
+            title: "Queries people type",
+            lesson: "A real Prometheus with deploy/prometheus scrapes the agent: Istio's names and labels, one count per request.",
+            waits_for: None,
+            act: queries,
         },
     ],
 };
@@ -326,6 +337,37 @@ fn mirrors(stage: &Stage, checks: &mut Checks) -> Result<()> {
 }
 
 /// Bookinfo's subsets, and the client.
+fn queries(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let prometheus = stage.prometheus()?;
+    let client = stage.client(NS)?;
+    let query = |version: &str| {
+        format!(
+            "istio_requests_total{{destination_service=\"reviews.default.svc.cluster.local\", \
+             destination_version=\"{version}\", reporter=\"source\", response_code=\"200\"}}"
+        )
+    };
+    let total = |samples: &[Sample]| samples.iter().map(|sample| sample.value).sum::<f64>() as u64;
+    let before: Vec<u64> =
+        ["v1", "v2", "v3"].iter().map(|v| Ok(total(&prometheus.query(&query(v))?))).collect::<Result<_>>()?;
+    let seen = stage.versions(&client, REVIEWS, 300, &[])?;
+    for (version, before) in ["v1", "v2", "v3"].into_iter().zip(before) {
+        let sent = seen.get(version).copied().unwrap_or(0);
+        let counted = prometheus.query_until(&query(version), SCRAPED_WITHIN, |now| total(now) >= before + sent)?;
+        checks.equal(&format!("requests that {version} answered"), &sent, &(total(&counted) - before));
+    }
+    // A rate takes two scrapes that differ.
+    let rate = "rate(istio_requests_total{destination_service=~\"productpage.*\", response_code=\"200\"}[5m])";
+    let deadline = Instant::now() + SCRAPED_WITHIN;
+    let mut grows = false;
+    while !grows && Instant::now() < deadline {
+        stage.fetch(&client, PAGE, &["--count", "5"])?;
+        std::thread::sleep(Duration::from_millis(500));
+        grows = prometheus.query(rate)?.iter().any(|sample| sample.value > 0.0);
+    }
+    checks.holds(grows, rate, "above zero", if grows { "above zero" } else { "nothing" });
+    Ok(())
+}
+
 fn subsets(stage: &Stage) -> Result<Pod> {
     stage.sample("bookinfo/networking/destination-rule-all.yaml")?;
     stage.client(NS)

@@ -5,6 +5,7 @@ use super::metrics::Metrics;
 use crate::apps::fetch::Reply;
 use crate::lab::{Lab, Pod, Process, parse_lines};
 use crate::manifest::Manifest;
+use crate::prometheus::Prometheus;
 use anyhow::{Context, Result, bail, ensure};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -200,6 +201,11 @@ impl Stage {
         let word = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
         let line = |row| ["code", "object", "field", "message"].map(|key| word(row, key)).join(" ");
         Ok(self.findings()?.iter().map(line).collect())
+    }
+
+    /// A Prometheus as users set it up, on the first node.
+    pub(super) fn prometheus(&self) -> Result<Prometheus<'_>> {
+        Prometheus::start(&self.lab, 0, &Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus"))
     }
 
     /// What all agents counted so far.
