@@ -35,7 +35,7 @@ pub(super) fn command(proxy: Proxy, program: &str, work: &Path, workers: &str) -
         Proxy::Armed => drop(write(&config, "policy.yaml", &policy())?),
         Proxy::Unobserved => drop(write(&config, "telemetry.yaml", UNOBSERVED)?),
         Proxy::Observed | Proxy::Stalled => {
-            let log = work.join(format!("{}.log", proxy.name()));
+            let log = work.join(format!("{}-access.log", proxy.name()));
             if proxy == Proxy::Stalled {
                 unread(&log)?;
             }
