@@ -201,18 +201,18 @@ fn unrouted(stage: &Stage, checks: &mut Checks) -> Result<()> {
         "v1, v2 and v3, none below a tenth, no failure",
         shown(&seen),
     );
-    // A reload a time, as a person would, until all were seen.
+    // A reload a time, as a person would, until all were seen. A version that was slow once is asked again only when
+    // the balancer has forgotten that (`balance/state.rs`: the peak decays within seconds).
     let mut colours = BTreeMap::new();
-    for _ in 0..10 {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while colours.len() < 3 && Instant::now() < deadline {
         for page in stage.fetch(&client, PAGE, &["--count", "20"])? {
             let colour = ["black", "red"].into_iter().find(|colour| page.body.contains(&format!("color:{colour}")));
             *colours.entry(colour.unwrap_or("none").to_owned()).or_insert(0_u64) += 1;
         }
-        if colours.len() == 3 {
-            break;
-        }
+        std::thread::sleep(Duration::from_millis(300));
     }
-    checks.holds(colours.len() == 3, "stars on at most 200 pages", "none, black and red", shown(&colours));
+    checks.holds(colours.len() == 3, "stars on pages within a minute", "none, black and red", shown(&colours));
     Ok(())
 }
 
