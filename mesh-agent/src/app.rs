@@ -10,20 +10,27 @@
 mod control;
 mod gates;
 mod graph;
+mod joins;
 pub mod logging;
 mod metrics;
 mod options;
 mod parts;
 mod pods;
+mod report;
 mod selftest;
 mod signals;
 mod source;
 mod stop;
+mod tap;
+mod tcp;
+mod traffic;
 mod views;
 
 pub(crate) use views::diagnostics as diagnostic_rows;
 
-pub use options::{Capacities, ConfigFrom, Explicit, FailurePolicy, KernelOptions, LogFormat, Options, SkMsg, Stop};
+pub use options::{
+    Capacities, CniOptions, ConfigFrom, Explicit, FailurePolicy, KernelOptions, LogFormat, Options, SkMsg, Stop,
+};
 
 use anyhow::{Context, Result};
 use control::Control;
@@ -44,6 +51,6 @@ pub fn run(options: Options, log: LogControl) -> Result<()> {
         let mut signals = Signals::listen().context("signal handlers")?;
         let mut control = Control::start(options, log).await?;
         control.serve(&mut signals).await?;
-        control.stop(&mut signals).await
+        Box::pin(control.stop(&mut signals)).await
     })
 }

@@ -5,7 +5,9 @@
 
 use crate::addr::ClientAddr;
 use crate::time::Nanos;
+use mesh_common::Reason;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,11 +28,24 @@ pub struct Connection {
     /// The original destination, or the explicit listener's port.
     pub destination: Box<str>,
     pub opened: Nanos,
+    captured: Option<Captured>,
     speaks: AtomicU8,
     requests: AtomicU64,
     streams: AtomicU32,
     received: AtomicU64,
     sent: AtomicU64,
+}
+
+/// Asks the kernel's map for a captured connection's flow: bytes that it took past TCP/IP so far, `None` where it has gone.
+pub struct Captured(pub Box<dyn Fn() -> Option<u64> + Send + Sync>);
+
+/// What the kernel's maps say of a captured connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// Why it came to the agent.
+    pub verdict: Reason,
+    /// Between app and agent past TCP/IP (sk_msg), both ways; `None`: the connection has ended.
+    pub redirected_bytes: Option<u64>,
 }
 
 /// What a connection turned out to be.
@@ -55,7 +70,13 @@ pub struct Listed {
 pub struct UnderWay(Arc<Connection>);
 
 impl Connections {
-    pub fn enter(self: &Arc<Self>, client: ClientAddr, source: Option<String>, destination: String) -> Listed {
+    pub fn enter(
+        self: &Arc<Self>,
+        client: ClientAddr,
+        source: Option<String>,
+        destination: String,
+        captured: Option<Captured>,
+    ) -> Listed {
         let id = self.next.fetch_add(1, Relaxed);
         let connection = Arc::new(Connection {
             id,
@@ -63,6 +84,7 @@ impl Connections {
             source: source.map(Into::into),
             destination: destination.into(),
             opened: Nanos::now(),
+            captured,
             speaks: AtomicU8::new(Speaks::Unknown as u8),
             requests: AtomicU64::new(0),
             streams: AtomicU32::new(0),
@@ -98,6 +120,12 @@ impl Connection {
 
     pub fn set_speaks(&self, speaks: Speaks) {
         self.speaks.store(speaks as u8, Relaxed);
+    }
+
+    /// A system call: for whoever looks at this one. `None`: the kernel did not bring it here.
+    pub fn kernel(&self) -> Option<KernelFacts> {
+        let Captured(redirected) = self.captured.as_ref()?;
+        Some(KernelFacts { verdict: Reason::ToAgent, redirected_bytes: redirected() })
     }
 
     /// HTTP requests so far.
@@ -136,6 +164,12 @@ impl Connection {
     }
 }
 
+impl fmt::Debug for Captured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Captured")
+    }
+}
+
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.streams.store(self.0.streams().saturating_sub(1), Relaxed);
@@ -149,7 +183,7 @@ mod tests {
     #[test]
     fn what_is_open_is_listed_oldest_first_and_bounded() {
         let all = Arc::new(Connections::default());
-        let enter = |port: u16| all.enter(ClientAddr::new(([127, 0, 0, 1], port).into()), None, port.to_string());
+        let enter = |port: u16| all.enter(ClientAddr::new(([127, 0, 0, 1], port).into()), None, port.to_string(), None);
         let (first, second, third) = (enter(1), enter(2), enter(3));
         second.connection.set_speaks(Speaks::Http2);
         let running = second.connection.begin();
@@ -161,7 +195,10 @@ mod tests {
         assert_eq!((open.speaks(), open.requests(), open.streams()), (Speaks::Http2, 2, 1));
         drop(running);
         assert_eq!((open.requests(), open.streams()), (2, 0));
-        drop((second, third));
+        let kept = all.enter(second.connection.client, None, String::new(), Some(Captured(Box::new(|| Some(7)))));
+        let facts = KernelFacts { verdict: Reason::ToAgent, redirected_bytes: Some(7) };
+        assert_eq!((second.connection.kernel(), kept.connection.kernel()), (None, Some(facts)));
+        drop((second, third, kept));
         assert!(all.oldest(9).is_empty());
     }
 }

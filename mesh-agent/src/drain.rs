@@ -3,9 +3,9 @@
 //! Place in the path: every connection holds a `Watch`. Invariant: after `Drain::start` no new request is accepted on
 //! an existing connection except those its client began before it heard of it.
 //!
-//! HTTP/2 has a word for it (GOAWAY), so its idle connections close at once. An HTTP/1.1 client hears of it with an
-//! answer only (`connection: close`): a connection closed while idle is one on which a request may be under way, so
-//! those stay open for a grace.
+//! HTTP/2 has a word for it (GOAWAY), so its idle connections close when their clients have heard it, within a second.
+//! An HTTP/1.1 client hears of it with an answer only (`connection: close`): a connection closed while idle is one on
+//! which a request may be under way, so those stay open for a grace.
 
 use std::time::Duration;
 use tokio::sync::watch;

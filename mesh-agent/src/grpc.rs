@@ -11,6 +11,34 @@ pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
+/// Statuses by number, as gRPC's own libraries spell them (Envoy's `CAMEL_STRING`).
+pub const STATUS_NAMES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+/// The status that people call so: `14`, `Unavailable`, `UNAVAILABLE`, `DEADLINE_EXCEEDED`, `CANCELLED`.
+pub fn status_named(text: &str) -> Option<u8> {
+    let plain = text.replace('_', "").to_ascii_lowercase().replace("cancelled", "canceled");
+    let named = STATUS_NAMES.iter().position(|name| name.eq_ignore_ascii_case(&plain));
+    named.and_then(|at| u8::try_from(at).ok()).or_else(|| text.parse().ok())
+}
+
 /// `application/grpc`, alone or followed by `+proto`, `;…`; not `application/grpc-web`.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers

@@ -29,17 +29,22 @@ pub mod forward;
 pub mod telemetry;
 
 // Control path.
+pub mod cni;
 pub mod config;
 pub mod explain;
+pub mod fleet;
 pub mod install;
+pub mod status;
 
 // Both.
 pub mod addr;
 pub mod admin;
 pub mod connections;
+pub mod costs;
 pub mod drain;
 pub mod error;
 pub mod identity;
+pub mod net;
 pub mod settings;
 pub mod snapshot;
 pub mod time;

@@ -25,7 +25,7 @@ use crate::http2::{Responder, Server};
 use crate::listen::{Accepted, Source, Wants};
 use crate::snapshot::Protocol;
 use crate::telemetry::{ConnectionKind, Trouble};
-use crate::{body::Body, forward, http1, worker::Ctx};
+use crate::{body::Body, costs, forward, http1, worker::Ctx};
 use bytes::BytesMut;
 use http::{Request, Response};
 use life::{drained, idle};
@@ -55,8 +55,8 @@ pub(crate) struct Conn {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(accepted: Accepted, ctx: Rc<Ctx>) {
-    let Accepted { stream, wants, source, guard, client } = accepted;
+pub async fn serve(accepted: Box<Accepted>, ctx: Rc<Ctx>) {
+    let Accepted { stream, wants, source, guard, client } = *accepted;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let Some(local) = wants.original().map(EndpointAddr::addr).or_else(|| stream.local_addr().ok()) else { return };
     let Some(shown) = guard.connection().cloned() else { return };
@@ -105,8 +105,8 @@ impl Conn {
             () = drain.grace_over() => return,
         };
         match read {
-            // The app does TLS of its own on this port: nothing to see but its name, and endpoints are still balanced.
-            Ok(Ok(Sniff::Tls)) if in_mesh => opaque::serve_mesh(&self, stream, first, true, None).await,
+            // The app's own TLS: only its name is seen. Boxed, as HTTP/1.1: idle HTTP/2 holds the largest future of these.
+            Ok(Ok(Sniff::Tls)) if in_mesh => Box::pin(opaque::serve_mesh(&self, stream, first, true, None)).await,
             Ok(Ok(Sniff::Opaque)) if first.is_empty() => {}
             // Nowhere to go, and nobody whom HTTP could tell so.
             Ok(Ok(Sniff::Opaque)) if in_mesh && target.is_none() => {
@@ -143,7 +143,7 @@ impl Conn {
                     response
                 }
             };
-            http1::serve(io, &ctx.settings, ctx.drain.clone(), handler).await
+            Box::pin(http1::serve(io, &ctx.settings, ctx.drain.clone(), handler)).await
         };
         if let Err(error) = result {
             tracing::debug!(%error, "client connection ended");
@@ -167,7 +167,7 @@ impl Conn {
             });
             let Some((request, responder)) = next.await.transpose()? else { return Ok(()) };
             let open = self.shown.begin();
-            tokio::task::spawn_local(serve_stream(Rc::clone(&self), request, responder, open));
+            costs::spawn(serve_stream(Rc::clone(&self), request, responder, open));
         }
     }
 }

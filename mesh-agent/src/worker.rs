@@ -4,8 +4,9 @@
 //! worker, with that worker's pools; workers share the snapshot, endpoint states and metric atomics, nothing else.
 
 use crate::balance::{EndpointRow, Registry};
-use crate::connect::{Pools, Upstreams};
+use crate::connect::{Links, Pools, Upstreams};
 use crate::connections::Connection;
+use crate::costs::{self, Accounts, CONNECTION, Costs, Held};
 use crate::destination::Destinations;
 use crate::drain::{Drain, Watch};
 use crate::http2::Ledger;
@@ -15,6 +16,7 @@ use crate::policy::Buckets;
 use crate::proxy;
 use crate::settings::Settings;
 use crate::snapshot::{PortKey, ServiceName, Snapshot, WorkloadKey};
+use crate::telemetry::tap::Taps;
 use crate::telemetry::trace::Traces;
 use crate::telemetry::{AccessLog, Logger, Metrics, Recorder};
 use crate::time::{Alarms, Nanos};
@@ -40,6 +42,9 @@ pub struct Shared {
     pub settings: Arc<Settings>,
     pub access_log: Arc<AccessLog>,
     pub traces: Arc<Traces>,
+    pub taps: Arc<Taps>,
+    pub costs: Arc<Costs>,
+    pub links: Arc<Links>,
 }
 
 /// What one worker's connections share.
@@ -50,6 +55,8 @@ pub struct Ctx {
     pub recorder: Recorder,
     pub log: Rc<Logger>,
     pub traces: Arc<Traces>,
+    pub taps: Arc<Taps>,
+    pub accounts: Accounts,
     pub settings: Arc<Settings>,
     pub tls: Arc<TlsConfigs>,
     pub ledger: Arc<Ledger>,
@@ -104,7 +111,7 @@ impl Workers {
         let ticks: Arc<[AtomicU64]> = (0..count).map(|_| AtomicU64::new(0)).collect();
         let limits = Limits::new(shared.settings.max_connections);
         let ledger = Arc::new(Ledger::new(shared.settings.stalled_bytes));
-        let upstreams = Arc::new(Upstreams::new(Arc::clone(&shared.settings)));
+        let upstreams = Arc::new(Upstreams::new(Arc::clone(&shared.settings), Arc::clone(&shared.links)));
         let buckets = Arc::new(Buckets::default());
         let tls = Arc::new(TlsConfigs::default());
         let drain = Drain::default();
@@ -172,9 +179,10 @@ impl Workers {
         }
         // Gateways' own hosts have no limits: a RequestPolicy is laid over the mesh's.
         let routes = snapshot.virtual_hosts().flat_map(|host| host.routes.iter());
-        let rules: FxHashSet<_> = routes.filter_map(|route| Some(&route.rate_limit.as_ref()?.rule)).collect();
+        let limits = routes.filter_map(|route| route.rate_limit.as_ref());
+        let rules: FxHashSet<_> = limits.map(|limit| (&limit.rule, &*limit.scope)).collect();
         let known = |source: &WorkloadKey| snapshot.workload(source).is_some();
-        self.buckets.retain(|rule, source| rules.contains(rule) && source.is_none_or(known));
+        self.buckets.retain(|rule, scope, source| rules.contains(&(rule, scope)) && source.is_none_or(known));
     }
 
     /// One counter per worker, growing while the worker's loop turns.
@@ -273,6 +281,8 @@ impl Run {
                 recorder: Recorder::new(Arc::clone(&self.shared.metrics), Arc::clone(&self.shared.snapshot)),
                 log: Rc::new(Logger::new(Arc::clone(&self.shared.access_log))),
                 traces: Arc::clone(&self.shared.traces),
+                taps: Arc::clone(&self.shared.taps),
+                accounts: Accounts::new(Arc::clone(&self.shared.costs)),
                 settings: Arc::clone(&self.shared.settings),
                 ledger: Arc::clone(&self.ledger),
                 buckets: Arc::clone(&self.buckets),
@@ -281,14 +291,21 @@ impl Run {
                 rng: RefCell::new(fastrand::Rng::new()),
                 drain: self.drain.clone(),
             });
-            tokio::task::spawn_local(tick(self.index, Arc::clone(&self.ticks)));
-            tokio::task::spawn_local(sweep(Rc::clone(&ctx)));
+            let own = || ctx.accounts.of(None);
+            costs::spawn_for(own(), tick(self.index, Arc::clone(&self.ticks)));
+            costs::spawn_for(own(), sweep(Rc::clone(&ctx)));
             let alarms = Rc::clone(&ctx.alarms);
-            tokio::task::spawn_local(async move { alarms.run().await });
+            costs::spawn_for(own(), async move { alarms.run().await });
             while let Some(job) = self.inbox.recv().await {
                 match job {
                     Job::Serve(accepted) => {
-                        tokio::task::spawn_local(proxy::serve(*accepted, Rc::clone(&ctx)));
+                        let payer = ctx.accounts.of(accepted.source.workload.as_ref());
+                        let ctx = Rc::clone(&ctx);
+                        // Made inside: a future that is handed in is held twice, where it came and where it runs.
+                        costs::spawn_for(payer, async move {
+                            let _held = Held::new(CONNECTION);
+                            proxy::serve(accepted, ctx).await;
+                        });
                     }
                     Job::Listen { listener, origin, stop } => self.accept(listener, origin, stop),
                 }
@@ -337,6 +354,7 @@ async fn sweep(ctx: Rc<Ctx>) {
         interval.tick().await;
         ctx.pools.sweep(Nanos::now());
         ctx.log.flush();
+        ctx.accounts.settle();
         if ctx.destinations.sweep() {
             ctx.recorder.forget();
         }

@@ -226,3 +226,79 @@ async fn the_access_log_is_complete_after_a_stop() {
     assert_eq!(all.len(), 55, "{all:?}");
     assert!(all.iter().all(|line| line.contains("\"GET / HTTP/2\" 200 - via_upstream - \"-\" 0 ")), "{all:?}");
 }
+
+#[tokio::test]
+async fn a_tap_shows_what_passes_and_ends_by_itself_or_by_the_user() {
+    let endpoints = Endpoints::start(2).await;
+    let agent = Agent::start(&[("service.yaml", SERVICE), ("slice.yaml", &slice(&endpoints.addrs()))]).await;
+    let mut client = Client::connect(agent.listener).await;
+
+    let tap = agent.spawn(&["tap", "-o", "json", "--to", "shop/web", "--max", "20"]).await;
+    client.calls(50).await;
+    let (code, out, told) = tap.finish().await;
+    assert_eq!(code, Some(0), "{told}");
+    let requests: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    assert_eq!(requests.len(), 20);
+    assert!(requests.iter().all(|request| request["code"] == 200 && request["service"] == "shop/web"), "{out}");
+    assert!(told.contains("20 requests in "), "{told}");
+
+    let tap = agent.spawn(&["tap", "--code", "200", "--path", "/"]).await;
+    client.calls(30).await;
+    let taps = async |agent: &Agent| agent.metrics().await.contains("\nmesh_taps 1\n");
+    assert!(taps(&agent).await);
+    let tap = tap.shown(30).await;
+    tap.interrupt();
+    let (code, out, told) = tap.finish().await;
+    assert_eq!((code, out.lines().count()), (Some(0), 30), "{told}");
+    assert!(out.lines().all(|line| line.contains("GET web.shop/  200  ")), "{out}");
+    assert!(told.contains("30 requests in ") && told.contains("30 × 200"), "{told}");
+    let begun = Instant::now();
+    while taps(&agent).await {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the tap is still open");
+    }
+
+    let wrong = agent.cli(&["tap", "--code", "9xx"]);
+    assert_eq!(wrong.code, Some(1));
+    assert!(wrong.stderr.contains("`9xx` is no code"), "{}", wrong.stderr);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn top_and_graph_count_what_the_client_did() {
+    let endpoints = Endpoints::start(2).await;
+    let agent = Agent::start(&[("service.yaml", SERVICE), ("slice.yaml", &slice(&endpoints.addrs()))]).await;
+    let mut client = Client::connect(agent.listener).await;
+    client.calls(37).await;
+    let requests = |by: &str| agent.json(&["top", by, "--total"])["rows"][0]["requests"].as_u64().unwrap_or(0);
+    // The last record ends a moment after its answer.
+    until("everything is counted", || requests("services") >= 37).await;
+    assert_eq!(requests("services"), 37);
+    let top = agent.json(&["top", "routes", "--total"]);
+    let routes = top["rows"].as_array().expect("rows");
+    assert_eq!((routes.len(), &routes[0]["requests"], &routes[0]["of"]), (1, &37.into(), &"shop/web".into()), "{top}");
+    assert_eq!((&routes[0]["success"], &top["seconds"]), (&1.0.into(), &Value::Null), "{top}");
+    let graph = agent.json(&["graph"]);
+    let call = &graph[0];
+    assert_eq!((&call["requests"], &call["service"], &call["failures"]), (&37.into(), &"shop/web".into(), &0.into()));
+    let dot = agent.cli(&["graph", "-o", "dot"]);
+    assert!(dot.stdout.starts_with("digraph mesh {") && dot.stdout.contains("37 × http, p95 "), "{}", dot.stdout);
+    assert_eq!(agent.cli(&["status", "-o", "dot"]).code, Some(2));
+
+    // Rates: what is called while it looks, and nothing of before.
+    let looking = agent.place();
+    let top = tokio::task::spawn_blocking(move || {
+        agent::cli(&looking, &["top", "services", "--once", "--interval", "2s", "-o", "json"])
+    });
+    let mut calls = 0;
+    while !top.is_finished() {
+        client.call().await;
+        calls += 1;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let top: Value = serde_json::from_str(&top.await.expect("it ends").stdout).expect("JSON");
+    let (row, seconds) = (&top["rows"][0], top["seconds"].as_f64().expect("a time"));
+    let requests = row["requests"].as_u64().expect("a count");
+    assert!(requests > 0 && requests <= calls, "{calls} calls: {top}");
+    assert!((row["rate"].as_f64().expect("a rate") - requests as f64 / seconds).abs() < 1e-6, "{top}");
+    agent.stop().await;
+}

@@ -67,14 +67,17 @@ impl Node {
             registry: Arc::new(Registry::default()),
             settings: Arc::new(Settings::default()),
             access_log: Arc::default(),
+            taps: Arc::default(),
+            costs: Arc::default(),
+            links: Arc::default(),
         };
         let workers = Workers::start(1, shared.clone()).unwrap();
         let wants = Arc::new(Mutex::new(SocketAddr::from(([0, 0, 0, 0], 0))));
         let flows = Arc::clone(&wants);
         let pod = Pod {
-            workload,
+            workload: workload.into(),
             cookie: 1,
-            find_flow: Arc::new(move |_, _| Some(OrigDst::new(*flows.lock().unwrap()))),
+            find_flow: Arc::new(move |_, _| Some(OrigDst::new(*flows.lock().unwrap()).into())),
             open_socket: Arc::new(|to, _| {
                 let domain = Domain::for_address(to.addr());
                 let socket = Socket::new(domain, Type::STREAM, None).map(std::os::fd::OwnedFd::from);
@@ -327,6 +330,23 @@ async fn a_port_is_all_that_is_known_of_a_host_without_address() {
 }
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: tracker.example\r\nconnection: close\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_only_rules_know_is_served_at_any_address() {
+    let web = http().await;
+    let rules = istio(
+        "VirtualService",
+        "made",
+        "{hosts: [tracker.example], http: [{match: [{uri: {prefix: /teapot}}], directResponse: {status: 418}}, {match: [{uri: {prefix: /old}}], redirect: {uri: /new}}, {match: [{uri: {exact: /}}], route: [{destination: {host: web.example, port: {number: 81}}}]}]}",
+    );
+    let node = Node::start(&(entry("web", "web.example", Some("10.5.5.5"), (81, "HTTP"), web) + &rules));
+    let get = |path: &str| String::from_utf8_lossy(GET).replacen(" / ", &format!(" {path} "), 1).into_bytes();
+    assert!(node.ask("203.0.113.1:80", &get("/")).await.starts_with("HTTP/1.1 200"));
+    assert!(node.ask("203.0.113.1:80", &get("/teapot")).await.starts_with("HTTP/1.1 418"));
+    let moved = node.ask("203.0.113.1:80", &get("/old")).await;
+    assert!(moved.starts_with("HTTP/1.1 301") && moved.contains("location: http://tracker.example/new"), "{moved}");
+    assert!(node.ask("203.0.113.1:80", &get("/else")).await.starts_with("HTTP/1.1 404"));
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_is_declared() {

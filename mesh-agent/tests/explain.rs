@@ -150,6 +150,10 @@ const FAMILIES: &[Family] = &[
         cases: &[
             (&["scenarios/registry-only.yaml"], "explain --from shop/ http://example.org/"),
             (&["scenarios/external-host.yaml"], "explain --from shop/ http://api.example.com/"),
+            (
+                &["scenarios/external-host.yaml", "scenarios/made-up-host.yaml"],
+                "explain --from shop/ http://made-up.example.com/new",
+            ),
         ],
     },
 ];

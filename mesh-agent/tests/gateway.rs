@@ -57,6 +57,9 @@ impl Edge {
             registry: Arc::new(Registry::default()),
             settings: Arc::new(Settings::default()),
             access_log: Arc::default(),
+            taps: Arc::default(),
+            costs: Arc::default(),
+            links: Arc::default(),
             traces: Arc::new(Traces::new(Arc::clone(&snapshot))),
         };
         let access_log = Arc::clone(&shared.access_log);
@@ -80,7 +83,7 @@ impl Edge {
         let workload = snapshot.workloads().next().unwrap();
         assert!(snapshot.gateway_listener(&workload.key, port).is_some(), "no listener on {port}");
         let pod = Pod {
-            workload: Arc::clone(workload),
+            workload: Arc::clone(workload).into(),
             cookie: 1,
             find_flow: Arc::new(|_, _| None),
             open_socket: Arc::new(|to, _| {

@@ -4,22 +4,19 @@ mod support;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use mesh_agent::addr::OrigDst;
 use mesh_agent::config::compile;
 use mesh_agent::config::resource::parse::parse;
-use mesh_agent::listen::Pod;
 use mesh_agent::settings::Settings;
 use mesh_agent::snapshot::Snapshot;
-use mesh_agent::worker::Listening;
+use mesh_agent::telemetry::Of;
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::log_file::LogFile;
-use support::{Agent, Client, endpoint, grpc, message, send_all, soon, trailers};
+use support::{Agent, Client, captured, endpoint, grpc, message, send_all, soon, trailers};
 
 /// Requests of each kind; there are six kinds. A hundred thousand in all where the build is fast enough.
 const EACH: u64 = if cfg!(debug_assertions) { 1_000 } else { 17_000 };
@@ -67,24 +64,6 @@ fn snapshot(endpoints: &[SocketAddr], more: &str) -> Snapshot {
     let settings = compile::Settings { node: "".into(), cluster_domain: "cluster.local".into() };
     let (snapshot, _) = compile::compile(settings, parsed.resources.into_iter().map(Arc::new));
     Arc::try_unwrap(snapshot).unwrap_or_else(|_| panic!("nobody else holds it"))
-}
-
-/// Takes connections as if they were the pod `web`'s to the Service.
-fn captured(agent: &Agent) -> (SocketAddr, Listening) {
-    let snapshot = agent.shared.snapshot.load();
-    let workload = snapshot.workloads().find(|workload| &*workload.key.name == "web").expect("the pod");
-    let pod = Pod {
-        workload: Arc::clone(workload),
-        cookie: 1,
-        find_flow: Arc::new(|_, _| Some(OrigDst::new(([10, 96, 0, 1], 80).into()))),
-        open_socket: Arc::new(|to, _| {
-            let socket = Socket::new(Domain::for_address(to.addr()), Type::STREAM, None);
-            Box::pin(std::future::ready(socket.map(std::os::fd::OwnedFd::from)))
-        }),
-    };
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let addr = listener.local_addr().expect("bound");
-    (addr, agent.workers.serve_captured(vec![listener], Arc::new(pod)))
 }
 
 async fn server(seen: &Arc<Seen>) -> SocketAddr {
@@ -162,7 +141,7 @@ async fn both_reporters_count_what_client_and_servers_do() {
     let seen = Arc::new(Seen::default());
     let endpoints = [server(&seen).await, server(&seen).await];
     let agent = Agent::of(snapshot(&endpoints, ""), Settings::default());
-    let (addr, _listening) = captured(&agent);
+    let (addr, _listening) = captured(&agent, "web");
     let clients: Vec<_> = (0..CLIENTS).map(|n| tokio::spawn(ask(addr, Arc::clone(&seen), n))).collect();
     let mut got: BTreeMap<String, u64> = BTreeMap::new();
     for client in clients {
@@ -193,6 +172,19 @@ async fn both_reporters_count_what_client_and_servers_do() {
     assert_eq!(source(&[&grpc("14"), "response_flags=\"FI\"", "destination_workload=\"unknown\""]), EACH);
     assert_eq!(source(&[&grpc("14"), "response_flags=\"UR\""]), EACH);
     assert_eq!((got["cancelled"], source(&["response_flags=\"DC\"", "response_code=\"0\""])), (EACH, EACH));
+
+    // So do pods and routes: whoever was asked last answers.
+    let tallies = agent.shared.metrics.tallies();
+    let tallied = |wanted: fn(&Of) -> bool| {
+        let of = tallies.iter().filter(|(of, _)| wanted(of)).map(|(_, tallied)| tallied);
+        of.fold((0, 0), |(requests, failures), of| (requests + of.requests(), failures + of.failures))
+    };
+    assert_eq!(tallied(|of| matches!(of, Of::From(_, pod) if &**pod == "web")), (6 * EACH, 3 * EACH));
+    assert_eq!(tallied(|of| matches!(of, Of::To(..))), (5 * EACH, 2 * EACH));
+    assert_eq!(tallied(|of| matches!(of, Of::Route { .. })), (6 * EACH, 3 * EACH));
+    let retried =
+        |of: &Of| matches!(of, Of::Route { service, route } if &**service == "default/echo" && route.contains('1'));
+    assert_eq!(tallied(retried).0, EACH, "{tallies:?}");
 
     // What the servers saw is what the destination says, attempt by attempt.
     let attempts = seen.attempts.lock().unwrap().clone();
@@ -232,7 +224,7 @@ async fn telemetry_objects_change_what_is_counted_and_logged() {
     let endpoints = [server(&seen).await];
     let agent = Agent::of(snapshot(&endpoints, telemetry), Settings::default());
     let log = LogFile::of(&agent.shared.access_log, r#"{"path": "%REQ(:PATH)%"}"#);
-    let (addr, _listening) = captured(&agent);
+    let (addr, _listening) = captured(&agent, "web");
     let mut client = Client::connect(addr, h2::client::Builder::new()).await;
     for path in ["/unavailable/1", "/ok/1", "/unavailable/2", "/ok/2"] {
         soon("call", client.call(grpc(path), message(b"question"))).await.unwrap();

@@ -222,6 +222,10 @@ async fn spans_are_chained_as_sidecars_chain_them() {
         ] {
             assert_eq!(client["tags"][tag], value, "{tag}: {client:#}");
         }
+        let number = |tag: &str| client["tags"][tag].as_str().and_then(|text| text.parse::<u64>().ok());
+        assert!(number("undermesh.rtt_us").is_some_and(|us| us > 0 && us < 1_000_000), "loopback's: {client:#}");
+        assert_eq!(number("undermesh.retransmits"), Some(0), "{client:#}");
+        assert!(server["tags"]["undermesh.rtt_us"].is_null(), "of the client's connection alone: {server:#}");
         assert_eq!(server["tags"]["istio.canonical_service"], "echo");
         assert_eq!(server["tags"]["node_id"], "sidecar~127.0.0.1~echo-1.default~default.svc.cluster.local");
         assert_eq!(server["tags"]["upstream_cluster"], format!("inbound|{}||", app.port()));

@@ -47,6 +47,9 @@ impl Agent {
             snapshot,
             metrics: Arc::new(Metrics::new(mesh_agent::telemetry::MOST_SERIES).unwrap()),
             access_log: Arc::default(),
+            taps: Arc::default(),
+            costs: Arc::default(),
+            links: Arc::default(),
             registry: Arc::new(Registry::default()),
             settings: Arc::new(Settings::default()),
         };
@@ -117,8 +120,7 @@ impl Authority {
     }
 }
 
-/// An HTTP/1.1 server behind TLS that answers with the SNI, the ALPN and the number of certificates it got.
-async fn server((chain, key): &(String, String), clients: Option<&Authority>) -> SocketAddr {
+fn acceptor((chain, key): &(String, String), clients: Option<&Authority>) -> TlsAcceptor {
     let chain = vec![CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
     let provider = Arc::new(ring::default_provider());
@@ -135,7 +137,12 @@ async fn server((chain, key): &(String, String), clients: Option<&Authority>) ->
     };
     let mut config = builder.with_single_cert(chain, key).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// An HTTP/1.1 server behind TLS that answers with the SNI, the ALPN and the number of certificates it got.
+async fn server(own: &(String, String), clients: Option<&Authority>) -> SocketAddr {
+    let acceptor = acceptor(own, clients);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -303,4 +310,51 @@ async fn bytes_go_through_tls_too() {
     let agent = Agent::start(&(yaml + &rule(&format!("mode: SIMPLE, caCertificates: {ca}"))));
     let answer = agent.get_open().await;
     assert!(answer.ends_with("api.example  0"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn either_side_may_speak_first_where_nobody_said_what_is_spoken() {
+    let ours = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let ca = file(folder.path(), "ca.pem", &ours.pem);
+    let simple = rule(&format!("mode: SIMPLE, caCertificates: {ca}"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let acceptor = acceptor(&ours.sign(HOST), None);
+    let yaml = entry(listener.local_addr().unwrap(), "") + &simple;
+    let route = format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: api, namespace: shop}}\nspec: {{hosts: [{HOST}], http: [{{headers: {{response: {{set: {{x-looked-at: 'yes'}}}}}}, route: [{{destination: {{host: {HOST}}}}}]}}]}}\n"
+    );
+    let undeclared = yaml.replace("name: http, protocol: HTTP", "name: some, protocol: ''") + &route;
+    let declared = yaml.replace("protocol: HTTP", "protocol: TCP");
+    for yaml in [undeclared.clone(), declared] {
+        let agent = Agent::start(&yaml);
+        let mut client = TcpStream::connect(agent.addr).await.unwrap();
+        let (stream, _) = soon("a connection before the client's first byte", listener.accept()).await.unwrap();
+        let mut server = soon("a handshake before it, too", acceptor.accept(stream)).await.unwrap();
+        server.write_all(b"220 ready\r\n").await.unwrap();
+        server.flush().await.unwrap();
+        let mut greeting = [0; 11];
+        soon("a greeting", client.read_exact(&mut greeting)).await.unwrap();
+        assert_eq!(&greeting, b"220 ready\r\n");
+        client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        let mut asked = [0; 16];
+        soon("what the client says after it", server.read_exact(&mut asked)).await.unwrap();
+        assert_eq!(&asked, b"GET / HTTP/1.1\r\n", "it is not taken for HTTP any more");
+    }
+    // The handshake is done, its tickets have come, and nobody has said a word: an HTTP client still is one.
+    let agent = Agent::start(&undeclared);
+    let mut client = TcpStream::connect(agent.addr).await.unwrap();
+    let (stream, _) = soon("a connection", listener.accept()).await.unwrap();
+    let mut server = soon("a handshake", acceptor.accept(stream)).await.unwrap();
+    server.flush().await.unwrap();
+    client.write_all(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(soon("the request, on that very connection", server.read_u8()).await.unwrap());
+    }
+    server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    server.flush().await.unwrap();
+    let mut answer = String::new();
+    soon("an answer", client.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("x-looked-at: yes"), "{answer}");
 }

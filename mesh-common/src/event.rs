@@ -39,8 +39,11 @@ pub struct Event {
     /// What the app asked for.
     pub orig: Addr,
     pub srtt_us: u32,
+    /// Segments sent again.
+    pub retransmits: u32,
+    pub pad: u32,
     pub bytes_sent: u64,
     pub bytes_received: u64,
 }
 
-const _: () = assert!(size_of::<Event>() == 16 + 16 + 60 + 4 + 16);
+const _: () = assert!(size_of::<Event>() == 16 + 16 + 60 + 12 + 16);

@@ -25,7 +25,7 @@ pub use addr::Addr;
 pub use reason::Reason;
 
 /// Layout and meaning of everything shared through maps. Kernel state of another version is replaced, not adopted.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Where an enrolled pod's agent listens, on `127.0.0.1` and `[::1]` inside the pod's network namespace.
 pub const AGENT_PORT: u16 = 15001;

@@ -174,6 +174,24 @@ pub struct ServiceStats {
     pub retransmits: u64,
     /// Sum over closed connections of the smoothed round-trip time at close, in µs; divide by `closed`.
     pub srtt_us_sum: u64,
+    /// The same connections by [`srtt_bucket`], each counted once.
+    pub srtt: [u64; SRTT_BUCKETS],
+}
+
+/// Upper bounds of the buckets of round-trip times, µs: from pods of one node to another continent. The last bucket has
+/// none.
+pub const SRTT_BOUNDS_US: [u32; SRTT_BUCKETS - 1] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000];
+pub const SRTT_BUCKETS: usize = 15;
+
+/// The bucket of a round-trip time. Example: 300 µs → 3, the bucket up to 500 µs.
+#[inline(always)]
+pub fn srtt_bucket(srtt_us: u32) -> usize {
+    let mut bucket = 0;
+    for bound in SRTT_BOUNDS_US {
+        bucket += usize::from(srtt_us > bound);
+    }
+    bucket
 }
 
 /// `CONTROL[0]`. Written by the agent only.
@@ -214,6 +232,19 @@ const _: () = {
     assert!(size_of::<Orig>() == 20 + 12 + 8);
     assert!(size_of::<FlowKey>() == 8 + 2 * 20);
     assert!(size_of::<Flow>() == 40 + 8 + 2 * 16 + 8);
-    assert!(size_of::<ServiceStats>() == 48);
+    assert!(size_of::<ServiceStats>() == 48 + 8 * SRTT_BUCKETS);
     assert!(size_of::<Control>() == 64);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_times_fall_into_buckets() {
+        for (us, bucket) in [(0, 0), (50, 0), (51, 1), (300, 3), (1_000_000, 13), (1_000_001, 14), (u32::MAX, 14)] {
+            assert_eq!(srtt_bucket(us), bucket, "{us} µs");
+        }
+        assert!(SRTT_BOUNDS_US.is_sorted());
+    }
+}

@@ -12,7 +12,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ptr;
 use mesh_common::event::{Event, EventKind};
 use mesh_common::maps::{
-    CONTROL_SK_MSG, Flow, FlowKey, ORIG_AGENT, ORIG_OPEN, ORIG_SK_MSG, ORIG_UPSTREAM, Orig, ServiceStats,
+    CONTROL_SK_MSG, Flow, FlowKey, ORIG_AGENT, ORIG_OPEN, ORIG_SK_MSG, ORIG_UPSTREAM, Orig, ServiceStats, srtt_bucket,
 };
 use mesh_common::{AGENT_PORT, Reason};
 
@@ -132,6 +132,9 @@ fn closed(ctx: &SockOpsContext) {
             stats.bytes_received += received;
             stats.retransmits += u64::from(retransmits);
             stats.srtt_us_sum += u64::from(srtt);
+            if let Some(bucket) = stats.srtt.get_mut(srtt_bucket(srtt)) {
+                *bucket += 1;
+            }
         });
         Reason::DirectClosed
     };
@@ -141,6 +144,7 @@ fn closed(ctx: &SockOpsContext) {
         kind: EventKind::Closed as u32,
         reason: reason.index(),
         srtt_us: srtt,
+        retransmits,
         bytes_sent: acked,
         bytes_received: received,
         ..about(&key, &orig)

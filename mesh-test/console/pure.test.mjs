@@ -11,7 +11,7 @@ const load = (name) => import(join(PAGE, name));
 const { quantile, sum, Window } = await load("rates.js");
 const { filtered, gather, graph, OUTSIDE } = await load("model.js");
 const { age, bytes, duration, percent, rate, short } = await load("format.js");
-const { place } = await load("layout.js");
+const { place, rough } = await load("layout.js");
 
 const edge = (from, to, more = {}) => ({
   source: { namespace: "a", workload: from, service: from.split("-")[0] },
@@ -83,16 +83,25 @@ test("200 services are laid out without overlap, and what does not change stays"
   const id = (service) => (service ? `${service.namespace}/${service.name}` : "outside/clients");
   const ends = new Map(edges.flatMap(({ caller, callee }) => [caller, callee]).map((s) => [id(s), { id: id(s), group: id(s).split("/")[0], name: id(s).split("/")[1] }]));
   const input = { nodes: [...ends.values()], edges: edges.map(({ caller, callee }, at) => ({ id: `e${at}`, from: id(caller), to: id(callee) })), aspect: 1.4 };
+  // A circle too: who is called by whom they call.
+  input.edges.push(...input.edges.slice(0, 9).map(({ from, to }, at) => ({ id: `back${at}`, from: to, to: from })));
   const cache = new Map();
-  const placed = place(input, cache);
-  const boxes = Object.entries(placed.nodes);
-  assert.equal(boxes.length, input.nodes.length);
   const apart = (a, b) => Math.abs(a.x - b.x) * 2 >= a.width + b.width || Math.abs(a.y - b.y) * 2 >= a.height + b.height;
-  for (const [name, a] of boxes) {
-    for (const [other, b] of boxes) assert.ok(name === other || apart(a, b), `${name} covers ${other}`);
-    const frame = placed.groups[name.split("/")[0]];
-    assert.ok(Math.abs(a.x - frame.x) * 2 <= frame.width - a.width && Math.abs(a.y - frame.y) * 2 <= frame.height - a.height, `${name} leaves its frame`);
-  }
+  const check = (placed) => {
+    const boxes = Object.entries(placed.nodes);
+    assert.equal(boxes.length, input.nodes.length);
+    for (const [name, a] of boxes) {
+      for (const [other, b] of boxes) assert.ok(name === other || apart(a, b), `${name} covers ${other}`);
+      const frame = placed.groups[name.split("/")[0]];
+      assert.ok(Math.abs(a.x - frame.x) * 2 <= frame.width - a.width && Math.abs(a.y - frame.y) * 2 <= frame.height - a.height, `${name} leaves its frame`);
+    }
+    return boxes;
+  };
+  for (const aspect of [1.4, 0.5]) check(rough({ ...input, aspect }, cache));
+  const placed = place(input, cache);
+  const boxes = check(placed);
+  assert.equal(rough(input, cache), null, "what was laid out once is not laid out roughly");
+  assert.equal(rough({ ...input, nodes: input.nodes.slice(0, 9) }, new Map()), null, "a small mesh need not wait");
   assert.deepEqual(place(input, cache), placed, "the same mesh has the same places");
   const grown = place({ ...input, nodes: [...input.nodes, { id: "shop/new", group: "shop", name: "new" }] }, cache);
   const within = (of, name) => [of.nodes[name].x - of.groups.media.x, of.nodes[name].y - of.groups.media.y];

@@ -22,6 +22,9 @@ http
         response.writeHead(answer.statusCode, { "content-type": "application/json" });
         answer.pipe(response);
       });
+      // A tap goes on until whoever looks leaves.
+      response.on("close", () => asked.destroy());
+      asked.on("error", () => response.destroy());
       return request.pipe(asked);
     }
     const file = join(page, normalize(path === "/" ? "/index.html" : path));

@@ -85,6 +85,17 @@ function spread(bound, ms) {
   return 1 / (1 + (ms / bound) ** 3);
 }
 
+/** Of a workload: without an identity, with a client certificate that should have been renewed; of gateways more. */
+function certificates(pod, called) {
+  const at = (days) => new Date(Date.UTC(2026, 10, 22) + days * 86_400_000).toISOString().replace(".000", "");
+  const certificate = (name, days, standing) => ({ subject: `CN=${name}`, names: [`DNS:${name}`, `URI:spiffe://cluster.local/ns/${pod.service.namespace}/sa/${pod.service.name}`], issuer: "O=shop, CN=issuing CA", serial: "0a:5e:11:d3", not_before: at(days - 90), not_after: at(days), days_left: days, standing, key: "ECDSA P-256", fingerprint: "5e".repeat(32) });
+  const row = (role, used, days, standing) => ({ role, used_for: [used], origin: `Secret ${pod.service.namespace}/${role}`, object: `DestinationRule ${pod.service.namespace}/tls`, field: "spec.trafficPolicy.tls", place: "mesh.d/rules.yaml:4", broken: false, note: "", certificate: certificate(used.split(":")[0], days, standing) });
+  const none = { ...row("mesh-identity", pod.name, 1, "valid"), origin: "", object: "", field: "", place: "", note: "no mesh identity: connections inside the mesh are plain text", certificate: null };
+  const host = (service) => `${service.name}.${service.namespace}.svc.cluster.local:${port(service)}`;
+  const of = called.slice(0, 1).flatMap((s) => [row("client", host(s), 12, "expiring"), row("server-ca", host(s), 2000, "valid"), { ...row("client", host(s), 1, "valid"), broken: true, note: "has no usable certificate", certificate: null }]);
+  return [none, ...of, ...(pod.service.layer === 0 ? [row("server", "shop.example:443", 61, "valid"), row("server", "old.example:443", -3, "expired")] : [])];
+}
+
 /** What one node's agent answers, by path. */
 function answers(mesh, node) {
   const { services } = mesh;
@@ -129,12 +140,23 @@ function answers(mesh, node) {
       open: own.length, by_worker: [own.length], active_requests: 17,
       connections: own.slice(0, 900).map((pod, at) => ({ id: at, source: pod.name, client: `${pod.ip}:4${at}`, destination: `10.96.0.${at % 200}:8080`, protocol: at % 3 ? "http2" : "http1", age_seconds: uptime() - at, requests: 40 * at + uptime(), streams: at % 3, received_bytes: 8000 * at, sent_bytes: 90_000 * at })),
     }),
+    "/traffic": () => {
+      const { edges } = graph(mesh, node);
+      const tally = (found) => ({ failures: found.reduce((all, e) => all + e.failures, 0), buckets: [...BOUNDS_MS, 0].map((_, at) => found.reduce((all, e) => all + (e.buckets[at] ?? 0), 0)) });
+      const of = (end, service) => tally(edges.filter((e) => e[end].namespace === service.namespace && e[end].workload === service.name));
+      return {
+        node: `node-${node + 1}`, bounds_ms: BOUNDS_MS,
+        routes: services.map((service) => ({ service: full(service), route: "default", requests: of("destination", service) })),
+        pods: services.map((service) => ({ pod: service.pods[0]?.name ?? full(service), workload: service.name, asked: of("source", service), answered: of("destination", service), cpu_seconds: 1.5, memory_bytes: 23 << 10 })),
+      };
+    },
     "/seen": ({ from, what }) => {
       const pod = pods.find(({ name }) => name === from);
       if (!pod) return null;
       const called = mesh.edges.filter(({ caller }) => caller === pod.service).map(({ callee }) => callee);
       const reference = (service) => ({ object: `Service ${full(service)}`, field: "", place: "mesh.d/services.yaml:12" });
       if (what === "routes") return called.map((s) => ({ host: `${s.name}.${s.namespace}.svc.cluster.local`, port: port(s), name: "", matches: "everything", to: "the Service itself", object: "", field: "", place: "" }));
+      if (what === "certificates") return certificates(pod, called);
       if (what === "services") return called.map((s) => ({ service: full(s), host: `${s.name}.${s.namespace}.svc.cluster.local`, port: port(s), protocol: s.protocol, addresses: [`10.96.0.${s.at}`], object: reference(s), rules: [], subsets: [] }));
       return called.flatMap((s) => s.pods.map((p) => ({ ...endpoint({ ...p, service: s }), address: `${p.ip}:${port(s)}`, priority: 0, second: false })));
     },
@@ -158,6 +180,34 @@ function answers(mesh, node) {
   };
 }
 
+/** What passes one node's agent, as a tap with this question shows it: a line now and then, until `response` closes. */
+function tap({ edges }, node, { from = [], to = [], codes = [], max = Infinity }, response) {
+  const named = (names, service) => names.length === 0 || (service && names.some((name) => name === full(service) || name === service.name));
+  const wanted = edges.filter(({ caller, callee, fails }) => named(from, caller) && named(to, callee) && (codes.length === 0 || fails > 0));
+  const peer = (service, n) => {
+    const pod = service?.pods[n % service.pods.length];
+    return pod ? { namespace: service.namespace, pod: pod.name.split("/")[1], workload: service.name, address: `${pod.ip}:${port(service)}` } : { namespace: "", pod: "", workload: "", address: "172.16.0.9:40112" };
+  };
+  let [sent, at] = [0, 0];
+  const say = () => {
+    if (wanted.length === 0) return;
+    const edge = wanted[at++ % wanted.length];
+    const [failed, tcp, grpc] = [codes.length > 0 || (edge.fails > 0 && at % 9 === 0), edge.callee.protocol === "tcp", edge.callee.protocol === "grpc"];
+    const request = {
+      time: new Date().toISOString(), source: peer(edge.caller, at), destination: peer(edge.callee, at), service: full(edge.callee), protocol: edge.callee.protocol,
+      version: tcp ? "" : grpc ? "HTTP/2" : "HTTP/1.1", method: tcp ? "" : grpc ? "POST" : "GET", host: tcp ? "" : `${edge.callee.name}.${edge.callee.namespace}:${port(edge.callee)}`, path: tcp ? "" : `/${edge.callee.name}/${at}`,
+      code: tcp ? null : failed && !grpc ? 503 : 200, grpc_status: grpc ? (failed ? 14 : 0) : null, flags: failed && !tcp ? ["UF"] : [], details: tcp ? "" : "via_upstream", route: "default",
+      duration_ms: edge.ms, agent_ms: 0.05, upstream_ms: edge.ms - 0.05, request_bytes: 120, response_bytes: 2048, attempts: 1, connection: at, trace_id: null,
+    };
+    response.write(`${JSON.stringify({ request })}\n`);
+    if (++sent >= max) response.end();
+  };
+  response.writeHead(200, { "content-type": "application/x-ndjson" });
+  response.flushHeaders();
+  const timer = setInterval(say, 25);
+  response.on("close", () => clearInterval(timer));
+}
+
 /** Listens as `<dir>/<node>/agent.sock` for every node; returns their run directories and `close`. */
 export async function agents(mesh, dir) {
   const servers = [];
@@ -171,6 +221,7 @@ export async function agents(mesh, dir) {
       let body = "";
       for await (const chunk of request) body += chunk;
       const path = request.url.split("?")[0];
+      if (path === "/tap") return tap(mesh, node, JSON.parse(body), response);
       const said = known[path]?.(body ? JSON.parse(body) : undefined);
       const status = said === undefined ? 404 : said === null ? 400 : 200;
       response.writeHead(status, { "content-type": "application/json" });

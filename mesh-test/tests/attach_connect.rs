@@ -176,6 +176,10 @@ fn endpoints_are_chosen_by_weight_without_user_space() {
     eventually("statistics of kernel-placed connections", || {
         counters.services().iter().any(|s| s.service == "shop/db:5432" && s.opened == 400 && s.closed == 400)
     });
+    let all = counters.services();
+    let db = all.iter().find(|s| s.service == "shop/db:5432").unwrap();
+    assert_eq!(db.srtt.iter().sum::<u64>(), 400, "each has a round-trip time: {db:?}");
+    assert!(db.srtt_us_sum > 0 && db.srtt_us < 1_000_000, "{db:?}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! `cargo xtask image`: the agent's container image, without a Docker daemon, the same bytes from the same source.
 //!
-//! One layer with one static binary, as an archive that both `docker load` and `ctr image import` take (docker-archive and
-//! OCI layout share the blobs), and a CycloneDX list of what is in it.
+//! One layer with static binaries (the agent, and the CNI plugin that it puts on its node), as an archive that both
+//! `docker load` and `ctr image import` take (docker-archive and OCI layout share the blobs), and a CycloneDX list of
+//! what is in it.
 
 mod archive;
 mod sbom;
@@ -35,24 +36,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| sh::root().join("target/image"));
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let profile = if args.fast { Profile::Fast } else { Profile::Release };
-    image("mesh-agent", "mesh-agent", profile, &args.tag, &out)?;
+    image(&[("mesh-agent", "mesh-agent"), ("mesh-cni", "mesh-cni")], profile, &args.tag, &out)?;
     let list = out.join("mesh-agent.cdx.json");
     fs::write(&list, sbom::of("mesh-agent")?)?;
     sh::say(&format!("{}", list.display()));
     if args.apps {
-        image("mesh-test", "mesh-app", profile, APPS, &out)?;
+        image(&[("mesh-test", "mesh-app")], profile, APPS, &out)?;
     }
     Ok(())
 }
 
-fn image(package: &str, program: &str, profile: Profile, tag: &str, out: &Path) -> Result<()> {
-    let binary = fs::read(build(package, program, profile)?)?;
-    ensure!(is_static(&binary), "{program} is not static: it would find no loader in an empty image");
+/// `programs`: package and name; the first one is what the image starts, and is named after.
+fn image(programs: &[(&str, &str)], profile: Profile, tag: &str, out: &Path) -> Result<()> {
     let mut archive = Archive::default();
-    archive.file(&format!("usr/bin/{program}"), 0o755, &binary);
-    let file = out.join(format!("{program}.tar"));
-    fs::write(&file, archive.finish(&Config { tag, entrypoint: &format!("/usr/bin/{program}") })?)?;
-    sh::say(&format!("{} ({tag}, {} MiB)", file.display(), binary.len() >> 20));
+    let mut bytes = 0;
+    for (package, program) in programs {
+        let binary = fs::read(build(package, program, profile)?)?;
+        ensure!(is_static(&binary), "{program} is not static: it would find no loader in an empty image");
+        archive.file(&format!("usr/bin/{program}"), 0o755, &binary);
+        bytes += binary.len();
+    }
+    let (_, first) = programs.first().context("an image of nothing")?;
+    let file = out.join(format!("{first}.tar"));
+    fs::write(&file, archive.finish(&Config { tag, entrypoint: &format!("/usr/bin/{first}") })?)?;
+    sh::say(&format!("{} ({tag}, {} MiB)", file.display(), bytes >> 20));
     Ok(())
 }
 

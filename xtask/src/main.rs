@@ -2,6 +2,7 @@
 
 mod bench;
 mod build_ebpf;
+mod cluster;
 mod doctor;
 mod image;
 mod peers;
@@ -37,7 +38,7 @@ enum Task {
     Peers(peers::Args),
     /// Say what this machine lacks, and the command that fixes it
     Doctor(doctor::Args),
-    /// Pass every test: static checks, unit, scripted peers, attach, node, scenario, interop, smoke
+    /// Pass every test: static checks, unit, scripted peers, attach, node, scenario, interop, smoke, cluster
     Test(test::Args),
     /// Rebuild the committed eBPF object from its source, or prove that it matches (`--check`)
     BuildEbpf(build_ebpf::Args),

@@ -24,6 +24,11 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// The words before a command of tests that need root; none for who is root.
+pub(crate) fn root_runner() -> Vec<String> {
+    if is_root() { Vec::new() } else { vec!["sudo".into(), "-E".into()] }
+}
+
 /// `program` with root's rights, asked for at most once: it does everything that needs them. `None` without sudo.
 pub(crate) fn as_root(program: &Path) -> Option<Command> {
     if is_root() {

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every test, layer by layer (ARCHITECTURE.md, "Testing"), on a bare machine too.
 
+use crate::cluster::{self, Place};
 use crate::sh;
 use anyhow::{Result, bail};
 use std::process::Command;
@@ -13,6 +14,12 @@ pub(crate) struct Args {
     /// Only these layers
     #[arg(long = "layer", value_enum)]
     layers: Vec<Layer>,
+    /// All but these layers
+    #[arg(long, value_enum, conflicts_with = "layers")]
+    skip: Vec<Layer>,
+    /// The cluster tests in their long forms, which prove the bars: about an hour
+    #[arg(long)]
+    long: bool,
     /// Stop at the first step that fails
     #[arg(long)]
     fail_fast: bool,
@@ -37,6 +44,8 @@ enum Layer {
     Interop,
     /// root: the main job's story, and every bench cell for a moment
     Smoke,
+    /// root: install, traffic, restarts, churn and uninstall on a real Kubernetes (KUBECONFIG, or UNDERMESH_KUBE_RIG)
+    Cluster,
 }
 
 const LAYERS: &[Layer] = &[
@@ -48,24 +57,64 @@ const LAYERS: &[Layer] = &[
     Layer::Scenario,
     Layer::Interop,
     Layer::Smoke,
+    Layer::Cluster,
 ];
 
-type Step = (&'static str, Command);
+/// A command with a name.
+pub(crate) struct Step {
+    name: &'static str,
+    command: Command,
+    /// Runs whatever came of those before.
+    always: bool,
+}
+
+/// Some of mesh-test's test files: by name, and the words that each is started through.
+pub(crate) struct Tests {
+    pub(crate) wanted: fn(&str) -> bool,
+    pub(crate) runner: Vec<String>,
+}
+
+impl Step {
+    pub(crate) fn new(name: &'static str, command: Command) -> Self {
+        Self { name, command, always: false }
+    }
+
+    /// One that cleans up.
+    pub(crate) fn last(name: &'static str, command: Command) -> Self {
+        Self { always: true, ..Self::new(name, command) }
+    }
+}
 
 /// Runs every chosen layer to its end, then fails with all that failed.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     let mut failed = Vec::new();
     let mut passed_tests = 0;
-    for layer in LAYERS.iter().filter(|l| args.layers.is_empty() || args.layers.contains(l)) {
+    let chosen = |layer: &Layer| {
+        if args.layers.is_empty() { !args.skip.contains(layer) } else { args.layers.contains(layer) }
+    };
+    let place = chosen(&Layer::Cluster).then(Place::find);
+    if let Some(Ok(place)) = &place {
+        place.prepare();
+    }
+    for layer in LAYERS.iter().filter(|layer| chosen(layer)) {
         sh::say(&format!("{layer:?}"));
-        for (name, mut command) in steps(*layer) {
+        let steps = match (layer, &place) {
+            (Layer::Cluster, Some(Ok(place))) => place.steps(|tests| cluster_tests(tests, args.long)),
+            (Layer::Cluster, Some(Err(error))) => {
+                sh::say(&format!("  FAIL  {error:#}"));
+                failed.push(format!("{error:#}"));
+                continue;
+            }
+            _ => steps(*layer),
+        };
+        for Step { name, mut command, always } in steps {
+            if args.fail_fast && !failed.is_empty() && !always {
+                continue;
+            }
             match sh::step(name, &mut command) {
                 Ok(output) => passed_tests += count_passed(&output).max(1),
                 Err(error) => failed.push(format!("{error:#}")),
-            }
-            if args.fail_fast && !failed.is_empty() {
-                break;
             }
         }
     }
@@ -81,7 +130,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn steps(layer: Layer) -> Vec<Step> {
-    match layer {
+    let steps: Vec<(&'static str, Command)> = match layer {
         Layer::Static => vec![
             ("format", cargo(&["fmt", "--all", "--check"])),
             ("tidy", xtask(&["tidy"])),
@@ -91,7 +140,7 @@ fn steps(layer: Layer) -> Vec<Step> {
             ("deny", deny()),
             ("ebpf object", xtask(&["build-ebpf", "--check"])),
         ],
-        Layer::Unit => vec![("unit", cargo(&["test", "--quiet"]))],
+        Layer::Unit => vec![("unit", cargo(&["test", "--quiet", "--no-fail-fast"]))],
         Layer::Attach => vec![("build", build_bins()), ("attach", privileged("attach_"))],
         Layer::Node => vec![
             ("peers for the node", xtask(&["peers", "--only", "observe"])),
@@ -100,7 +149,7 @@ fn steps(layer: Layer) -> Vec<Step> {
         ],
         Layer::Console => vec![
             ("peers for the console", xtask(&["peers", "--only", "browser"])),
-            ("build the agent", cargo(&["build", "--quiet", "--profile", "fast", "--package", "mesh-agent", "--bins"])),
+            ("build the agent", build_bins()),
             ("console", console()),
         ],
         Layer::Scenario => vec![
@@ -114,7 +163,10 @@ fn steps(layer: Layer) -> Vec<Step> {
             ("peers for bench", xtask(&["peers", "--only", "bench,python"])),
             ("bench --smoke", xtask(&["bench", "--smoke"])),
         ],
-    }
+        // Which steps depends on where the cluster is.
+        Layer::Cluster => Vec::new(),
+    };
+    steps.into_iter().map(|(name, command)| Step::new(name, command)).collect()
 }
 
 fn cargo(args: &[&str]) -> Command {
@@ -162,25 +214,42 @@ fn console() -> Command {
     command
 }
 
-/// The binaries that node and interop tests start.
+/// The binaries that tests start. Always chosen together: another choice of packages has other features of what they
+/// depend on, and builds all of it once more.
 fn build_bins() -> Command {
     cargo(&["build", "--quiet", "--profile", "fast", "--package", "mesh-agent", "--package", "mesh-test", "--bins"])
 }
 
-/// mesh-test's tests whose file name starts with `prefix`, as root, one at a time: they share the machine's kernel.
+/// mesh-test's tests whose file name starts with `prefix`.
 fn privileged(prefix: &str) -> Command {
-    let mut command = sh::cargo();
-    if !sh::is_root() {
-        command.args(["--config", "target.'cfg(all())'.runner = ['sudo', '-E']"]);
+    tests(&|name| name.starts_with(prefix), &sh::root_runner())
+}
+
+fn cluster_tests(of: &Tests, long: bool) -> Command {
+    let mut command = tests(&of.wanted, &of.runner);
+    // Bars and what was measured are worth reading.
+    command.arg("--nocapture");
+    if long {
+        command.env(cluster::LONG, "1");
     }
-    command.args(["test", "--profile", "fast", "--package", "mesh-test"]);
+    command
+}
+
+/// mesh-test's test files of these names, through these words, one at a time: they share the machine's kernel.
+fn tests(wanted: &dyn Fn(&str) -> bool, runner: &[String]) -> Command {
+    let mut command = sh::cargo();
+    if !runner.is_empty() {
+        command.args(["--config", &format!("target.'cfg(all())'.runner = {runner:?}")]);
+    }
+    // One that fails keeps no other from running.
+    command.args(["test", "--profile", "fast", "--no-fail-fast", "--package", "mesh-test"]);
     let files = std::fs::read_dir(sh::root().join("mesh-test/tests")).into_iter().flatten().flatten();
     let mut names: Vec<_> = files.filter_map(|f| Some(f.path().file_stem()?.to_str()?.to_owned())).collect();
     names.sort();
-    // A name that no file has makes cargo fail: a layer without tests must not pass.
-    let chosen: Vec<&String> = names.iter().filter(|n| n.starts_with(prefix)).collect();
+    let chosen: Vec<&String> = names.iter().filter(|name| wanted(name)).collect();
     if chosen.is_empty() {
-        command.args(["--test", prefix]);
+        // A name that no file has makes cargo fail: a layer without tests must not pass.
+        command.args(["--test", "none-chosen"]);
     }
     for name in chosen {
         command.args(["--test", name]);

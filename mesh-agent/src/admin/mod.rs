@@ -12,6 +12,10 @@ pub mod view;
 pub use server::{AdminError, bind, serve, serve_metrics};
 
 use crate::telemetry::Format;
+use crate::telemetry::tap::TapQuestion;
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, Stream, StreamExt as _};
+use std::fmt;
 use tokio::sync::{mpsc, oneshot};
 
 /// Name of the socket in the run directory.
@@ -26,6 +30,7 @@ pub enum Question {
     Workloads,
     Kernel,
     Graph,
+    Traffic,
     Snapshot,
     Diagnostics,
     Connections,
@@ -35,22 +40,40 @@ pub enum Question {
     SetLogLevel(String),
     SetSkMsg(bool),
     Metrics(Format),
+    Tap(TapQuestion),
     /// `/readyz`
     Ready,
 }
 
 /// An answer's body; its type decides the content type.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Answer {
     Json(Vec<u8>),
     Text(String),
     /// In the format that was asked for.
     Metrics(Format, String),
+    /// Goes on until it has nothing more to say, or whoever asked leaves.
+    Lines(Lines),
 }
+
+/// JSON objects, each on a line of its own, as they come; an item is some lines.
+pub struct Lines(pub(crate) BoxStream<'static, Bytes>);
 
 impl Answer {
     pub fn json<T: serde::Serialize>(value: &T) -> Result<Self, Refusal> {
         serde_json::to_vec(value).map(Self::Json).map_err(|error| Refusal::Failed(error.to_string()))
+    }
+}
+
+impl Lines {
+    pub fn new(lines: impl Stream<Item = Bytes> + Send + 'static) -> Self {
+        Self(lines.boxed())
+    }
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lines")
     }
 }
 

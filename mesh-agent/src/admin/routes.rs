@@ -1,12 +1,16 @@
 //! Method and path → question; answer → response.
 
 use super::view::Failure;
-use super::{Answer, Question, Refusal};
+use super::{Answer, Lines, Question, Refusal};
 use crate::telemetry::Format;
 use bytes::Bytes;
+use futures_util::stream::StreamExt as _;
 use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
+use std::convert::Infallible;
 
 /// Every path and how it is used, for `GET /` and for the answer to a wrong one.
 const PATHS: &[(&str, &str)] = &[
@@ -17,6 +21,7 @@ const PATHS: &[(&str, &str)] = &[
     ("GET /kernel", "programs, maps (decoded), counters"),
     ("GET /snapshot", "the configuration in force, as compiled"),
     ("GET /graph", "who calls whom, counted since the start"),
+    ("GET /traffic", "requests by route and by pod, counted since the start"),
     ("GET /diagnostics", "what is wrong with the configuration"),
     ("GET /connections", "open connections: counts, and the oldest one by one"),
     (
@@ -25,7 +30,11 @@ const PATHS: &[(&str, &str)] = &[
     ),
     (
         "POST /seen",
-        "body: {\"from\": \"default/web\", \"what\": \"routes\"}: services, routes or endpoints as a pod sees them",
+        "body: {\"from\": \"default/web\", \"what\": \"routes\"}: services, routes, endpoints or certificates as a pod sees them",
+    ),
+    (
+        "POST /tap",
+        "body: {\"from\": [\"default/web\"], \"codes\": [\"5xx\"]}: requests as they pass, a JSON object each; goes on until you leave",
     ),
     ("GET /metrics", "Prometheus text, or OpenMetrics for whoever accepts it"),
     ("GET /readyz", "503 until this node's pods are served, and while stopping"),
@@ -35,6 +44,8 @@ const PATHS: &[(&str, &str)] = &[
 
 /// Longest body anything here takes, bytes.
 pub(super) const MAX_BODY: usize = 64 << 10;
+
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What a request that is no question is answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,6 +72,7 @@ pub(super) fn question(method: &Method, path: &str, format: Format, body: &[u8])
         "/kernel" => read(Question::Kernel),
         "/snapshot" => read(Question::Snapshot),
         "/graph" => read(Question::Graph),
+        "/traffic" => read(Question::Traffic),
         "/diagnostics" => read(Question::Diagnostics),
         "/connections" => read(Question::Connections),
         "/metrics" => read(Question::Metrics(format)),
@@ -73,7 +85,11 @@ pub(super) fn question(method: &Method, path: &str, format: Format, body: &[u8])
             Ok(look) => Ok(Question::Seen(look)),
             Err(error) => Err(Wrong::Body(format!("the body is no question: {error}"))),
         },
-        "/explain" | "/seen" => Err(Wrong::Method("POST")),
+        "/tap" if method == Method::POST => match serde_json::from_slice(body) {
+            Ok(question) => Ok(Question::Tap(question)),
+            Err(error) => Err(Wrong::Body(format!("the body is no question: {error}"))),
+        },
+        "/explain" | "/seen" | "/tap" => Err(Wrong::Method("POST")),
         "/log-level" if method == Method::GET => Ok(Question::LogLevel),
         "/log-level" if method == Method::PUT => Ok(Question::SetLogLevel(text(body)?.to_owned())),
         "/log-level" => Err(Wrong::Method("GET, PUT")),
@@ -87,11 +103,15 @@ pub(super) fn question(method: &Method, path: &str, format: Format, body: &[u8])
     }
 }
 
-pub(super) fn answer(answer: Result<Answer, Refusal>) -> Response<Full<Bytes>> {
+pub(super) fn answer(answer: Result<Answer, Refusal>) -> Response<Body> {
     match answer {
         Ok(Answer::Json(body)) => respond(StatusCode::OK, "application/json", body),
         Ok(Answer::Text(text)) => respond(StatusCode::OK, "text/plain", text),
         Ok(Answer::Metrics(format, text)) => respond(StatusCode::OK, format.content_type(), text),
+        Ok(Answer::Lines(Lines(lines))) => {
+            let body = StreamBody::new(lines.map(|lines| Ok(Frame::data(lines)))).boxed_unsync();
+            response(StatusCode::OK, "application/x-ndjson", body)
+        }
         Err(refusal) => {
             let status = match refusal {
                 Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
@@ -104,7 +124,7 @@ pub(super) fn answer(answer: Result<Answer, Refusal>) -> Response<Full<Bytes>> {
     }
 }
 
-pub(super) fn wrong(wrong: Wrong) -> Response<Full<Bytes>> {
+pub(super) fn wrong(wrong: Wrong) -> Response<Body> {
     let list = || PATHS.iter().map(|(path, what)| format!("{path:<20} {what}\n")).collect::<String>();
     match wrong {
         Wrong::Index => respond(StatusCode::OK, "text/plain", list()),
@@ -118,14 +138,18 @@ pub(super) fn wrong(wrong: Wrong) -> Response<Full<Bytes>> {
     }
 }
 
-pub(super) fn failure(status: StatusCode, error: &str) -> Response<Full<Bytes>> {
+pub(super) fn failure(status: StatusCode, error: &str) -> Response<Body> {
     // A struct of one string always serialises; an empty body would still carry the status.
     let body = serde_json::to_vec(&Failure { error: error.to_owned() }).unwrap_or_default();
     respond(status, "application/json", body)
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    response(status, content_type, Full::new(body.into()).boxed_unsync())
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
@@ -152,6 +176,7 @@ mod tests {
                 let method = method.parse().expect("method");
                 let body = match path {
                     "/explain" => &br#"{"url": "a"}"#[..],
+                    "/tap" => br#"{"codes": ["5xx"]}"#,
                     "/seen" => br#"{"from": "a", "what": "routes"}"#,
                     _ => b"on",
                 };

@@ -1,10 +1,9 @@
 //! The sockets: admin over a unix socket, metrics over TCP; both on the control thread's runtime.
 
-use super::routes::{self, MAX_BODY};
+use super::routes::{self, Body, MAX_BODY};
 use super::{Answer, Asker, Question, Refusal, SOCKET_NAME};
-use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -12,17 +11,28 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 /// A client that has not sent its request by then is cut off.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After a failed accept (out of file descriptors): accept does not fail faster than this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections to the metrics port from elsewhere at a time: every pod can reach it, and must not take the agent's file
+/// descriptors, nor the probes' turn.
+const MOST_STRANGERS: usize = 32;
+
+/// A connection from elsewhere that lasts longer does not read its answer; one that idles ends after [`HEAD_TIMEOUT`].
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
@@ -79,12 +89,28 @@ pub async fn serve(listener: UnixListener, asker: Asker) {
     }
 }
 
-/// Answers `GET /metrics`, `/healthz` and `/readyz` on TCP until cancelled. Everything else of the admin socket stays out of reach here.
+/// Answers `GET /metrics`, `/healthz` and `/readyz` on TCP until cancelled. Everything else of the admin socket stays out
+/// of reach here.
 pub async fn serve_metrics(listener: TcpListener, asker: Asker) {
+    serve_metrics_to(listener, asker, MOST_STRANGERS, |peer| peer.to_canonical().is_loopback()).await;
+}
+
+/// `own`: peers that are always let in, the kubelet's probes among them. Of the others `most` at a time.
+pub(super) async fn serve_metrics_to(listener: TcpListener, asker: Asker, most: usize, own: fn(IpAddr) -> bool) {
+    let strangers = Arc::new(Semaphore::new(most));
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) if own(peer.ip()) => {
                 tokio::spawn(connection(stream, asker.clone(), metrics));
+            }
+            Ok((stream, _)) => {
+                // Closed at once where there are too many.
+                let Ok(permit) = Arc::clone(&strangers).try_acquire_owned() else { continue };
+                let answered = timeout(STRANGER_TIMEOUT, connection(stream, asker.clone(), metrics));
+                tokio::spawn(async move {
+                    let _ = answered.await;
+                    drop(permit);
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "metrics endpoint: accept failed");
@@ -103,7 +129,7 @@ fn allowed(stream: &UnixStream) -> bool {
 async fn connection<S, F>(stream: S, asker: Asker, answer: fn(Request<Incoming>, Asker) -> F)
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: Future<Output = Response<Full<Bytes>>>,
+    F: Future<Output = Response<Body>>,
 {
     let service = service_fn(|request| {
         let answer = answer(request, asker.clone());
@@ -116,7 +142,7 @@ where
     }
 }
 
-async fn admin(request: Request<Incoming>, asker: Asker) -> Response<Full<Bytes>> {
+async fn admin(request: Request<Incoming>, asker: Asker) -> Response<Body> {
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
         return routes::failure(StatusCode::PAYLOAD_TOO_LARGE, "the body did not arrive, or is too large");
@@ -127,7 +153,7 @@ async fn admin(request: Request<Incoming>, asker: Asker) -> Response<Full<Bytes>
     }
 }
 
-async fn metrics(request: Request<Incoming>, asker: Asker) -> Response<Full<Bytes>> {
+async fn metrics(request: Request<Incoming>, asker: Asker) -> Response<Body> {
     match request.uri().path() {
         "/metrics" => routes::answer(asker.ask(Question::Metrics(routes::format(request.headers()))).await),
         "/readyz" => routes::answer(asker.ask(Question::Ready).await),

@@ -1,5 +1,6 @@
 //! The admin socket as its users meet it: real sockets, an answerer in place of the control loop.
 
+use super::server::serve_metrics_to;
 use super::view::{Failure, LogLevel};
 use super::{Answer, Asker, Question, Refusal, SOCKET_NAME, bind, serve, serve_metrics};
 use std::os::unix::fs::PermissionsExt;
@@ -103,6 +104,33 @@ async fn the_metrics_port_offers_metrics_and_probes_only() {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("answer");
         assert!(answer.contains(expected), "{request}: {answer}");
+    }
+}
+
+/// Pods may hold the port's connections; the kubelet's probes come from the host itself.
+#[tokio::test]
+async fn strangers_have_some_connections_and_probes_always_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let addr = listener.local_addr().expect("address");
+    tokio::spawn(serve_metrics_to(listener, answerer(), 2, |peer| peer == std::net::Ipv4Addr::LOCALHOST));
+    let dial = async |from: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().expect("socket");
+        socket.bind(from.parse().expect("address")).expect("binds");
+        socket.connect(addr).await.expect("connects")
+    };
+    let scrape = async |mut stream: TcpStream| {
+        let mut answer = String::new();
+        // One that was turned away may be told so by a reset.
+        let _ = stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await;
+        let _ = stream.read_to_string(&mut answer).await;
+        answer.ends_with("a 1\n")
+    };
+    let silent = [dial("127.0.0.2:0").await, dial("127.0.0.2:0").await];
+    assert!(!scrape(dial("127.0.0.2:0").await).await, "the third is turned away");
+    assert!(scrape(dial("127.0.0.1:0").await).await, "a probe is not");
+    drop(silent);
+    while !scrape(dial("127.0.0.3:0").await).await {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Status {
     pub config: ConfigStatus,
     pub pods: Pods,
     pub kernel: KernelStatus,
+    /// Whether new pods wait for the mesh; `None` without `--cni-conf-dir`.
+    pub cni: Option<Chain>,
     pub connections: Connections,
     /// Listeners asked for with `--listen`.
     pub listeners: Vec<Listener>,
@@ -50,6 +52,11 @@ pub struct Cluster {
     /// Since the server last answered, while it does not.
     pub away_seconds: Option<u64>,
     pub reason: String,
+    /// The newest `metadata.resourceVersion` that was heard; 0 before the first.
+    pub resource_version: u64,
+    /// Hash of all objects that every agent has alike (no Pods, no Secrets): two agents with the same one have the same
+    /// configuration.
+    pub objects: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +107,14 @@ pub struct OtherProgram {
     pub name: String,
 }
 
+/// Where the CNI plugin is chained in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Chain {
+    /// The node's network configuration; `None`: in none, and new pods join a moment after their start.
+    pub file: Option<PathBuf>,
+    pub reason: String,
+}
+
 /// Open client connections, counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
@@ -137,6 +152,12 @@ pub struct Connection {
     /// Bytes from the client and to it.
     pub received_bytes: u64,
     pub sent_bytes: u64,
+    /// Why the kernel brought it to the agent (`REASONS.md`), and bytes that it took past TCP/IP so far; `None` where the
+    /// kernel did not.
+    #[serde(default)]
+    pub verdict: Option<String>,
+    #[serde(default)]
+    pub redirected_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -311,13 +332,126 @@ pub struct Edge {
 }
 
 /// An end of calls; all empty: a client that is no pod of the mesh.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Peer {
     pub namespace: String,
     /// What owns the pods: `reviews-v1`; empty where no endpoint was chosen or it is no pod.
     pub workload: String,
     /// The workload's canonical service: `reviews`.
     pub service: String,
+}
+
+/// `GET /traffic`: requests by what Istio's metrics do not tell apart, as callers saw them. Everything is counted since
+/// the agent's start: two answers make a rate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub node: String,
+    /// Upper bounds of the buckets of durations, milliseconds; the last bucket is above them.
+    pub bounds_ms: Vec<f64>,
+    pub routes: Vec<RouteTraffic>,
+    pub pods: Vec<PodTraffic>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RouteTraffic {
+    /// `namespace/name` of the Service; what stands for it where none was declared.
+    pub service: String,
+    /// The route's name; empty for requests that no route took.
+    pub route: String,
+    pub requests: Tally,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PodTraffic {
+    /// `namespace/name`
+    pub pod: String,
+    /// What owns it.
+    pub workload: String,
+    /// Requests that it made.
+    pub asked: Tally,
+    /// Requests that it was the last to be asked.
+    pub answered: Tally,
+    /// CPU time of the agent's workers for its connections.
+    pub cpu_seconds: f64,
+    /// What the agent holds for it.
+    pub memory_bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// As `failures` of the graph.
+    pub failures: u64,
+    /// Requests by duration, not cumulative: together all of them.
+    pub buckets: Vec<u64>,
+}
+
+/// One line of the answer to `POST /tap`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TapLine {
+    Request(Box<Tapped>),
+    /// How many requests were not shown so far, because whoever looks is too slow.
+    Dropped(u64),
+}
+
+/// A request, or an opaque connection, that has ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tapped {
+    /// When it began: `2026-11-21T17:34:24.123Z`.
+    pub time: String,
+    pub source: TappedPeer,
+    pub destination: TappedPeer,
+    /// `namespace/name` of the Service; what stands for it where none was declared.
+    pub service: String,
+    /// `http`, `grpc`, `tcp`
+    pub protocol: String,
+    /// The client's, `HTTP/1.1`; with `method`, `host` and `path` empty for `tcp`.
+    pub version: String,
+    pub method: String,
+    pub host: String,
+    /// With its query, as the client sent it, cut at 1 KiB.
+    pub path: String,
+    /// `None`: no answer was sent.
+    pub code: Option<u16>,
+    pub grpc_status: Option<u8>,
+    /// Envoy's response flags; none: empty.
+    pub flags: Vec<String>,
+    /// Envoy's response code details.
+    pub details: String,
+    /// The route's name.
+    pub route: String,
+    /// To the end of the answer.
+    pub duration_ms: f64,
+    /// Of the time until the answer's head: what the agent took, and what endpoints took. `None` where none answered.
+    pub agent_ms: Option<f64>,
+    pub upstream_ms: Option<f64>,
+    /// Of bodies, from the client and to it.
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    /// 1 where the first endpoint answered, 0 where none was asked.
+    pub attempts: u32,
+    /// As `mesh-agent connections` numbers them.
+    pub connection: u64,
+    /// Of the connection to the endpoint: smoothed round-trip time, and segments sent again since it was made. `None`
+    /// where none answered.
+    pub srtt_us: Option<u32>,
+    pub retransmits: Option<u32>,
+    /// Of a captured client connection: why the kernel brought it to the agent (`REASONS.md`), and the bytes that it took
+    /// past TCP/IP so far.
+    pub verdict: Option<String>,
+    pub redirected_bytes: Option<u64>,
+    /// Of requests that are recorded; 32 hexadecimal digits.
+    pub trace_id: Option<String>,
+}
+
+/// An end of a request; names are empty where it is no pod that the agent knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TappedPeer {
+    pub namespace: String,
+    pub pod: String,
+    /// What owns the pod: `reviews-v1`.
+    pub workload: String,
+    pub address: Option<SocketAddr>,
 }
 
 /// One row of `GET /diagnostics`.

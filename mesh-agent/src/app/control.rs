@@ -4,35 +4,43 @@
 //! published; then the kernel learns of services; then pods that join are captured, each after its listeners are open.
 
 use super::gates::Gates;
+use super::joins::Joins;
 use super::metrics::{self, Gauges, Placed};
 use super::parts::{self, Captured};
 use super::pods::{Pods, log_problems};
+use super::report::Report;
 use super::signals::Signals;
 use super::source::Source;
-use super::{ConfigFrom, LogControl, Options, SkMsg, graph, selftest, views};
+use super::{ConfigFrom, LogControl, Options, SkMsg, graph, selftest, tap, tcp, traffic, views};
 use crate::admin::{self, Answer, Ask, Asker, Question, Refusal, view};
 use crate::balance::Registry;
 use crate::config::compile::{Compiler, Settings as CompileSettings, Update};
 use crate::config::publish::{Publisher, Step};
 use crate::config::resolve::{Answer as Answered, Names};
+use crate::config::resource::ObjectKey;
 use crate::config::source::Scan;
 use crate::config::{Changes, Code, Diagnostic, Severity};
+use crate::connect::Links;
+use crate::costs::Costs;
 use crate::explain;
+use crate::install::OwnerWatch;
 use crate::kernel::{self, SelfTest};
 use crate::snapshot::{Snapshot, Workload};
+use crate::telemetry::tap::Taps;
 use crate::telemetry::trace::Traces;
 use crate::telemetry::{AccessLog, LOG_PROVIDER, Metrics, Recorder};
 use crate::time::Nanos;
 use crate::worker::{Listening, Shared, Workers};
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::sleep_until;
+use tokio::time::{MissedTickBehavior, sleep_until};
 
 /// How often series of endpoints that have gone are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -49,6 +57,7 @@ pub(super) struct Control {
     names: Option<Names>,
     answers: Option<mpsc::UnboundedReceiver<Answered>>,
     source: Source,
+    report: Report,
     /// The first configuration is in force, and what waits for it has begun.
     begun: bool,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -59,19 +68,25 @@ pub(super) struct Control {
     pub(super) workers: Arc<Workers>,
     pub(super) access_log: Arc<AccessLog>,
     traces: Arc<Traces>,
+    taps: Arc<Taps>,
+    costs: Arc<Costs>,
+    links: Arc<Links>,
     /// SIGUSR1: logrotate has moved the access log away.
     reopen: Signal,
     pub(super) captured: Option<Captured>,
     pub(super) pods: Pods,
     pub(super) gates: Gates,
+    pub(super) joins: Joins,
     /// For `--listen`; closed when dropped.
     pub(super) listening: Vec<Listening>,
     /// Why redirection is as it is, if it was switched while running.
     sk_msg_asked: Option<bool>,
-    self_test: Option<mpsc::Receiver<SelfTest>>,
+    pub(super) self_test: Option<mpsc::Receiver<SelfTest>>,
     asks: mpsc::Receiver<Ask>,
     /// The admin socket's and the metrics port's.
     pub(super) servers: Vec<JoinHandle<()>>,
+    /// Tells an uninstall from a restart.
+    pub(super) owner: Option<OwnerWatch>,
     pub(super) draining: bool,
 }
 
@@ -98,6 +113,11 @@ impl Control {
         let traces = Arc::new(Traces::new(Arc::clone(&snapshot)));
         metrics::traces(&metrics, &traces)?;
         traces.set(&snapshot.load(), options.spans.as_ref());
+        let taps = Arc::new(Taps::default());
+        metrics::taps(&metrics, &taps)?;
+        let costs = Arc::new(Costs::default());
+        metrics::costs(&metrics, &costs)?;
+        let links = Arc::new(Links::default());
         let shared = Shared {
             snapshot: Arc::clone(&snapshot),
             registry: Arc::clone(&registry),
@@ -105,6 +125,9 @@ impl Control {
             settings: Arc::default(),
             access_log: Arc::clone(&access_log),
             traces: Arc::clone(&traces),
+            taps: Arc::clone(&taps),
+            costs: Arc::clone(&costs),
+            links: Arc::clone(&links),
         };
         let workers = Arc::new(Workers::start(options.workers, shared).context("worker threads")?);
         let gauges = Gauges::new(&metrics, options.workers)?;
@@ -114,13 +137,20 @@ impl Control {
             let recorder = Recorder::new(Arc::clone(&metrics), Arc::clone(&snapshot));
             placed = Some(Placed::new(recorder, kernel.counters()));
         }
+        tcp::register(&metrics, &links, kernel.as_ref().map(|kernel| kernel.counters()).as_ref())?;
         let captured = kernel.map(|kernel| Captured::new(kernel, Arc::clone(&workers))).transpose()?;
 
         let (found, scans) = mpsc::unbounded_channel();
         let source = Source::start(&options, move |scan| drop(found.send(scan)))?;
+        let report = Report::start(&options).await;
+        let joins = Joins::start(&options)?;
         let (asker, asks) = Asker::new();
         let mut servers = vec![tokio::spawn(admin::serve(socket, asker.clone()))];
         servers.extend(metrics_port.map(|port| tokio::spawn(admin::serve_metrics(port, asker))));
+        let owner = match &options.owner {
+            Some(owner) => Some(OwnerWatch::start(owner, options.config.kubeconfig()).await.context("--owner")?),
+            None => None,
+        };
         let (names, answers) = match Names::of_system() {
             Ok((names, answers)) => (Some(names), Some(answers)),
             Err(error) => {
@@ -141,6 +171,7 @@ impl Control {
             names,
             answers,
             source,
+            report,
             begun: false,
             snapshot,
             metrics,
@@ -149,15 +180,20 @@ impl Control {
             workers,
             access_log,
             traces,
+            taps,
+            costs,
+            links,
             reopen,
             captured,
             pods: Pods::default(),
             gates: Gates::default(),
+            joins,
             listening: Vec::new(),
             sk_msg_asked: None,
             self_test: None,
             asks,
             servers,
+            owner,
             draining: false,
         })
     }
@@ -187,6 +223,8 @@ impl Control {
     /// When what waits for the first configuration cannot begin.
     pub(super) async fn serve(&mut self, signals: &mut Signals) -> Result<()> {
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut looks = tokio::time::interval(Links::SAMPLED);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = self.pods.deadline(Instant::now());
             tokio::select! {
@@ -203,16 +241,30 @@ impl Control {
                 }
                 Some(answer) = next(&mut self.answers) => self.put_in_force(Changes { resolved: vec![answer], ..Changes::default() }).await,
                 Some(ask) = self.asks.recv() => self.answer(ask),
+                request = self.joins.next() => {
+                    if let (Some(request), Some(captured)) = (request, &mut self.captured) {
+                        self.joins.hear(request, &mut self.pods, &self.snapshot.load_full(), captured).await;
+                    }
+                }
                 Some(outcome) = outcome(&mut self.self_test) => {
                     self.self_test = None;
                     self.tested(outcome);
                 }
+                turned = self.report.next() => {
+                    if turned {
+                        self.want_secrets();
+                    }
+                    self.report.tell(&self.compiler, self.file_findings.iter().chain(self.compiler.diagnostics()));
+                }
                 () = sleep_until(due.into()), if self.begun && self.captured.is_some() => self.tick().await,
+                _ = looks.tick() => self.links.sample(),
                 _ = sweep.tick() => {
-                    metrics::sweep(&self.metrics, &self.snapshot.load());
+                    metrics::sweep(&self.metrics, &self.costs, &self.links, &self.snapshot.load());
                     self.workers.sweep();
                 }
             }
+            // Whoever waits may have come in by any of them.
+            self.joins.settle(self.begun, &self.snapshot.load(), &self.pods, Instant::now());
         }
     }
 
@@ -240,7 +292,8 @@ impl Control {
         if let Some(names) = &mut self.names {
             names.want(self.compiler.names());
         }
-        self.source.want_secrets(self.compiler.secrets());
+        self.want_secrets();
+        self.report.changed();
         update.diagnostics.iter().for_each(log);
         if update.is_change() {
             self.publish(&update).await;
@@ -248,6 +301,15 @@ impl Control {
         let findings = views::counts(self.findings().iter());
         self.gauges.configured(self.snapshot.load().generation, findings);
         self.count_pods();
+    }
+
+    /// Those of this node's gateways; the writer of statuses looks at all that Gateways name.
+    fn want_secrets(&mut self) {
+        let mut wanted: BTreeSet<ObjectKey> = self.compiler.secrets().cloned().collect();
+        if self.report.is_leading() {
+            wanted.extend(self.compiler.judged_secrets());
+        }
+        self.source.want_secrets(wanted.iter());
     }
 
     async fn publish(&mut self, update: &Update) {
@@ -306,6 +368,7 @@ impl Control {
             let snapshot = self.snapshot.load_full();
             self.pods.tick(&snapshot, captured, Instant::now()).await;
             self.gates.open(&snapshot, captured).await;
+            self.joins.look_back(&snapshot, &self.pods);
         }
         self.count_pods();
     }
@@ -361,6 +424,9 @@ impl Control {
             Question::Workloads => Answer::json(&views::workloads(&snapshot, self.watched_pods())),
             Question::Kernel => self.kernel(),
             Question::Graph => Answer::json(&graph::view(&self.metrics, &snapshot, &self.options.node)),
+            Question::Traffic => {
+                Answer::json(&traffic::view(&self.metrics, &self.costs, &snapshot, &self.options.node))
+            }
             Question::Snapshot => Answer::json(&views::snapshot(&snapshot)),
             Question::Diagnostics => {
                 let all = [self.findings(), self.compiler.analysis()].concat();
@@ -382,6 +448,7 @@ impl Control {
                 Answer::json(&view::LogLevel { filter })
             }
             Question::SetSkMsg(on) => self.set_sk_msg(on),
+            Question::Tap(question) => tap::open(&self.taps, &question),
             Question::Ready => self.ready(),
             Question::Metrics(format) => {
                 self.placed.iter_mut().for_each(|placed| placed.count(&snapshot));
@@ -450,6 +517,7 @@ impl Control {
                     views::kernel_status(&status, self.sk_msg(&status))
                 }
             },
+            cni: self.joins.chained(),
             connections: views::connections(&self.workers),
             listeners: listeners.collect(),
             metrics_addr: self.options.metrics_addr,

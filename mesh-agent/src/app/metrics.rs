@@ -1,16 +1,20 @@
 //! Metrics of the agent itself and of the kernel half, beside those of requests.
 
 use crate::admin::view;
+use crate::connect::Links;
+use crate::costs::{Costs, Spent};
 use crate::error::Flags;
 use crate::kernel::{Counters, ServiceCounters};
 use crate::snapshot::{PortKey, ServiceName, Snapshot};
+use crate::telemetry::tap::Taps;
 use crate::telemetry::trace::Traces;
-use crate::telemetry::{AccessLog, Callee, External, Metrics, Moved, Recorder};
+use crate::telemetry::{AccessLog, Callee, External, Metrics, Moved, Of, Recorder, Who};
 use crate::time::Nanos;
 use anyhow::Result;
 use mesh_common::Reason;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::cell::OnceCell;
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -86,6 +90,58 @@ pub(super) fn access_log(metrics: &Metrics, log: &Arc<AccessLog>) -> Result<()> 
     )?)
 }
 
+/// Who looks at what passes.
+pub(super) fn taps(metrics: &Metrics, taps: &Arc<Taps>) -> Result<()> {
+    let taps = Arc::clone(taps);
+    let read = move || vec![(String::new(), taps.count() as u64)];
+    metrics.register(External::gauge("mesh_taps", "Open taps (mesh-agent tap)", "", read)?)
+}
+
+/// Pods whose costs get series of their own, dearest first; the others are one sum, `overflow`.
+const PODS: usize = 250;
+
+/// What the agent spends for each pod.
+pub(super) fn costs(metrics: &Metrics, costs: &Arc<Costs>) -> Result<()> {
+    type Field = fn(&Spent) -> f64;
+    let families: [(&str, &str, bool, Field); 2] = [
+        (
+            "mesh_pod_cpu_seconds_total",
+            "CPU time of worker threads for a pod's connections; without a pod: for the agent itself",
+            false,
+            |spent| spent.cpu().as_secs_f64(),
+        ),
+        (
+            "mesh_pod_memory_bytes",
+            "Held for a pod: its connections, and what readers that stall leave behind",
+            true,
+            |spent| spent.bytes() as f64,
+        ),
+    ];
+    for (name, help, is_gauge, field) in families {
+        let costs = Arc::clone(costs);
+        let read = move || {
+            let mut pods = costs.pods();
+            pods.sort_by_cached_key(|spent| Reverse(spent.cpu()));
+            let rest = pods.split_off(pods.len().min(PODS));
+            let labels = |of: [&str; 3]| of.map(str::to_owned).to_vec();
+            let mut rows: Vec<_> = pods
+                .iter()
+                .filter_map(|spent| {
+                    let of = spent.workload()?;
+                    Some((labels([&of.key.namespace, &of.key.name, &of.owner.name]), field(spent)))
+                })
+                .collect();
+            rows.push((labels(["", "", ""]), field(costs.own())));
+            if !rest.is_empty() {
+                rows.push((labels(["overflow"; 3]), rest.iter().map(|spent| field(spent)).sum()));
+            }
+            rows
+        };
+        metrics.register(External::rows(name, help, &["namespace", "pod", "workload"], is_gauge, read)?)?;
+    }
+    Ok(())
+}
+
 /// What became of spans.
 pub(super) fn traces(metrics: &Metrics, traces: &Arc<Traces>) -> Result<()> {
     let counts = Arc::clone(traces.counts());
@@ -101,21 +157,30 @@ pub(super) fn traces(metrics: &Metrics, traces: &Arc<Traces>) -> Result<()> {
 }
 
 /// Drops series of what the configuration no longer names.
-pub(super) fn sweep(metrics: &Metrics, snapshot: &Snapshot) {
+pub(super) fn sweep(metrics: &Metrics, costs: &Costs, links: &Links, snapshot: &Snapshot) {
+    costs.sweep(|pod| snapshot.workload(pod).is_some());
+    links.sweep(|port| snapshot.port(port).is_some());
     let named = OnceCell::new();
-    metrics.sweep(Nanos::now(), |who| {
-        // Mostly nobody asks: every series is counted under.
-        let named = named.get_or_init(|| Named::of(snapshot));
+    // Mostly nobody asks: every series is counted under.
+    let named = || named.get_or_init(|| Named::of(snapshot));
+    let alive = |who: &Who| {
+        let named = named();
         let owner = |owner: &Option<(Arc<str>, Arc<str>)>| {
             owner.as_ref().is_none_or(|(namespace, name)| named.owners.contains(&(&**namespace, &**name)))
         };
         owner(&who.source) && owner(&who.destination) && named.hosts.contains(&*who.callee.host)
+    };
+    metrics.sweep(Nanos::now(), alive, |of| match of {
+        Of::Route { service, .. } => service.split_once('/').is_none_or(|name| named().services.contains(&name)),
+        Of::From(namespace, pod) | Of::To(namespace, pod) => named().pods.contains(&(&**namespace, &**pod)),
     });
 }
 
 struct Named<'a> {
     owners: FxHashSet<(&'a str, &'a str)>,
     hosts: FxHashSet<&'a str>,
+    pods: FxHashSet<(&'a str, &'a str)>,
+    services: FxHashSet<(&'a str, &'a str)>,
 }
 
 impl<'a> Named<'a> {
@@ -123,6 +188,8 @@ impl<'a> Named<'a> {
         Self {
             owners: snapshot.workloads().map(|w| (&*w.key.namespace, &*w.owner.name)).collect(),
             hosts: snapshot.services().map(|service| &*service.host).collect(),
+            pods: snapshot.workloads().map(|w| (&*w.key.namespace, &*w.key.name)).collect(),
+            services: snapshot.services().map(|service| (&*service.name.namespace, &*service.name.name)).collect(),
         }
     }
 }
@@ -210,12 +277,11 @@ fn is_bytes(reason: Reason) -> bool {
 fn services(metrics: &Metrics, counters: &Counters) -> Result<()> {
     use crate::kernel::ServiceCounters as S;
     type Field = fn(&S) -> u64;
-    let families: [(&str, &str, Field); 5] = [
+    let families: [(&str, &str, Field); 4] = [
         ("mesh_kernel_connections_opened_total", "Connections the kernel placed itself", |s| s.opened),
         ("mesh_kernel_connections_closed_total", "Those of them that have ended", |s| s.closed),
         ("mesh_kernel_sent_bytes_total", "Bytes from pods on ended connections of these", |s| s.bytes_sent),
         ("mesh_kernel_received_bytes_total", "Bytes to pods on ended connections of these", |s| s.bytes_received),
-        ("mesh_tcp_retransmits_total", "Segments sent again on ended connections of these", |s| s.retransmits),
     ];
     for (name, help, field) in families {
         let counters = counters.clone();

@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,8 @@ pub struct Options {
     pub workers: usize,
     /// `None`: no eBPF, nothing is captured.
     pub kernel: Option<KernelOptions>,
+    /// `None`: pods do not wait for this agent when they start.
+    pub cni: Option<CniOptions>,
     pub drain_timeout: Duration,
     pub stop: Stop,
     /// If it is deleted when the agent is told to stop, the agent leaves as [`Stop::Remove`] says.
@@ -37,6 +39,13 @@ pub struct Options {
     pub spans: Option<Arc<Collector>>,
 }
 
+/// Where container runtimes look for network plugins, as this agent sees the node's folders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CniOptions {
+    pub conf_dir: PathBuf,
+    pub bin_dir: PathBuf,
+}
+
 /// Where objects come from.
 #[derive(Clone, Debug)]
 pub enum ConfigFrom {
@@ -44,6 +53,16 @@ pub enum ConfigFrom {
     Files(Vec<PathBuf>),
     /// The API server of this kubeconfig; `None`: as kubectl finds it, or the pod's service account.
     Cluster(Option<PathBuf>),
+}
+
+impl ConfigFrom {
+    /// The file that names the API server, if one was given.
+    pub(super) fn kubeconfig(&self) -> Option<&Path> {
+        match self {
+            Self::Files(_) => None,
+            Self::Cluster(kubeconfig) => kubeconfig.as_deref(),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

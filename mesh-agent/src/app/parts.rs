@@ -3,11 +3,13 @@
 use super::{FailurePolicy, KernelOptions, SkMsg};
 use crate::connect::Carries;
 use crate::kernel::{self, Family, FlowTable, Heartbeat, Keeper, Kernel, Marks, Netns, NetnsCookie, SyncReport, Ticks};
-use crate::listen::Pod;
+use crate::listen::{Flow, Pod};
 use crate::snapshot::{NetnsPlace, Workload, WorkloadKey};
 use crate::worker::{Listening, Workers};
 use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +46,7 @@ impl Captured {
         &self,
         workload: &Arc<Workload>,
         netns: &NetnsPlace,
-    ) -> Result<(Netns, Listening), kernel::KeeperError> {
+    ) -> Result<(Netns, Listening, Arc<Pod>), kernel::KeeperError> {
         // One listener per address is enough: an accepted connection goes to the least busy worker.
         let opened = self.keeper.open_listeners(netns, 1, super::BACKLOG).await?;
         if let Some(error) = &opened.v6_missing {
@@ -52,7 +54,23 @@ impl Captured {
         }
         let netns = opened.netns;
         let listeners = opened.v4.into_iter().chain(opened.v6).collect();
-        Ok((netns.clone(), self.workers.serve_captured(listeners, Arc::new(self.pod(Arc::clone(workload), netns)))))
+        let pod = Arc::new(self.pod(Arc::clone(workload), netns.clone()));
+        Ok((netns, self.workers.serve_captured(listeners, Arc::clone(&pod)), pod))
+    }
+
+    /// A pod's sandbox is being made: the pod is found by it from now on.
+    pub(super) async fn remember(
+        &self,
+        uid: &Arc<str>,
+        container: &str,
+        netns: OwnedFd,
+    ) -> Result<Netns, kernel::KeeperError> {
+        self.keeper.hand_over(uid, container, netns).await
+    }
+
+    /// A sandbox goes.
+    pub(super) fn forget(&self, container: &str) {
+        self.keeper.forget(container);
     }
 
     /// Opens a gateway's port in its pod's network namespace and serves it until the handle is dropped.
@@ -71,7 +89,16 @@ impl Captured {
     /// Whether a pod has another network namespace than the one that was opened for it. One that is nowhere to be found
     /// is not replaced: it may go before its pod's object does.
     pub(super) async fn is_replaced(&self, place: &NetnsPlace, opened: &Netns) -> bool {
-        !opened.is_in_place() && self.keeper.open_netns(place).await.is_ok_and(|now| !now.is(opened))
+        self.found_anew(place, opened).await.is_some_and(|now| !now.is(opened))
+    }
+
+    /// What is at `place` now, where `opened` is not to be found any more by the path it was opened by: the same
+    /// namespace by another path, or another one.
+    pub(super) async fn found_anew(&self, place: &NetnsPlace, opened: &Netns) -> Option<Netns> {
+        if opened.is_in_place() {
+            return None;
+        }
+        self.keeper.open_netns(place).await.ok()
     }
 
     /// What `listen` and `connect` need to know of a pod, without knowing the kernel half.
@@ -79,9 +106,12 @@ impl Captured {
         let (flows, keeper, cookie) = (self.flows.clone(), self.keeper.clone(), netns.cookie());
         let marks = self.marks.clone();
         Pod {
-            workload,
+            workload: ArcSwap::new(workload),
             cookie: cookie.0,
-            find_flow: Arc::new(move |client, listener| Some(flows.lookup(cookie, client, listener)?.orig)),
+            find_flow: Arc::new(move |client, listener| {
+                let flow = flows.lookup(cookie, client, listener)?;
+                Some(Flow { orig: flow.orig, redirected_bytes: flow.redirected_bytes })
+            }),
             open_socket: Arc::new(move |to, carries| {
                 let (keeper, netns, marks) = (keeper.clone(), netns.clone(), marks.clone());
                 Box::pin(async move {

@@ -6,6 +6,7 @@
 
 use super::parts::Captured;
 use crate::kernel::{KeeperError, Netns};
+use crate::listen;
 use crate::snapshot::{Enrolment, NetnsPlace, Snapshot, Workload, WorkloadKey};
 use crate::worker::Listening;
 use std::collections::BTreeMap;
@@ -37,8 +38,10 @@ struct Pod {
 #[derive(Debug)]
 struct Open {
     netns: Netns,
-    /// As the listeners' connections know it.
+    /// As the kernel knows it.
     workload: Arc<Workload>,
+    /// As the listeners' connections know it.
+    pod: Arc<listen::Pod>,
     _listening: Listening,
 }
 
@@ -82,20 +85,30 @@ impl Pods {
         }
         self.recheck = Some(now + RECHECK);
         self.known.retain(|key, pod| !matches!(pod.state, State::Failed(_)) || wanted(snapshot, key).is_some());
-        let mut replaced = Vec::new();
+        let mut found = Vec::new();
         for (key, pod) in &self.known {
             if let Some(open) = &pod.open
-                && parts.is_replaced(&pod.netns, &open.netns).await
+                && let Some(now) = parts.found_anew(&pod.netns, &open.netns).await
             {
-                replaced.push(key.clone());
+                found.push((key.clone(), now));
             }
         }
-        for key in replaced {
-            tracing::info!(pod = %key, "its network namespace was replaced");
-            log_problems(&parts.leave(&key));
-            self.known.remove(&key);
+        for (key, now) in found {
+            self.moved(&key, &now, parts);
         }
         self.enrol_all(snapshot, parts, true).await;
+    }
+
+    /// The pod's network namespace is `now`: if it is another one than was opened, that one's listeners close.
+    pub(super) fn moved(&mut self, key: &WorkloadKey, now: &Netns, parts: &mut Captured) {
+        let Some(open) = self.known.get_mut(key).and_then(|pod| pod.open.as_mut()) else { return };
+        if now.is(&open.netns) {
+            open.netns = now.clone();
+            return;
+        }
+        tracing::info!(pod = %key, "its network namespace was replaced");
+        log_problems(&parts.leave(key));
+        self.known.remove(key);
     }
 
     /// When `tick` has something to do.
@@ -144,17 +157,22 @@ impl Pods {
     }
 }
 
-/// Opens listeners, unless they are open for this very workload (its label was taken off and put back), then tells the
-/// kernel.
+/// Opens listeners, unless they are open (the pod's labels or addresses changed, or it comes back), then tells the
+/// kernel. Open ones stay: a connection that comes meanwhile must find them.
 async fn take_in(former: Option<Pod>, workload: &Arc<Workload>, netns: &NetnsPlace, parts: &mut Captured) -> Pod {
     let key = &workload.key;
     let failed_before = matches!(&former, Some(Pod { state: State::Failed(_), .. }));
     let was_in = matches!(&former, Some(Pod { state: State::In, .. }));
-    let open = match former.and_then(|pod| pod.open).filter(|open| open.workload == *workload) {
-        Some(open) => Ok(open),
-        None => parts.open(workload, netns).await.map(|(opened, listening)| Open {
+    let open = match former.and_then(|pod| pod.open) {
+        Some(mut open) => {
+            open.workload = Arc::clone(workload);
+            open.pod.workload.store(Arc::clone(workload));
+            Ok(open)
+        }
+        None => parts.open(workload, netns).await.map(|(opened, listening, pod)| Open {
             netns: opened,
             workload: Arc::clone(workload),
+            pod,
             _listening: listening,
         }),
     };

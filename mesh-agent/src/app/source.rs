@@ -65,6 +65,8 @@ impl Source {
             state: state.into(),
             away_seconds,
             reason: reason.unwrap_or_default(),
+            resource_version: health.version,
+            objects: format!("{:016x}", health.objects),
         })
     }
 }

@@ -7,15 +7,17 @@ use super::selftest;
 use super::signals::Signals;
 use super::source::JOURNAL;
 use crate::admin::SOCKET_NAME;
-use crate::install::is_gone;
 use crate::kernel;
 use anyhow::{Context, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// How long a stopping agent waits for the access log's writer.
 const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// How long a self-test under way may take to end where nothing may be left; usually it takes 0.2 s.
+const SELF_TEST: Duration = Duration::from_secs(15);
 
 impl Control {
     /// Ends the agent: bounded by `--drain-timeout`, at once on a second signal.
@@ -24,11 +26,16 @@ impl Control {
     /// When the kernel state cannot be removed as `--remove-on-exit` asked.
     pub(super) async fn stop(mut self, signals: &mut Signals) -> Result<()> {
         self.draining = true;
-        if let Some(owner) = self.options.owner.clone()
-            && self.answer_until(is_gone(&owner)).await
+        let owner = self.owner.take();
+        if let Some(owner) = &owner
+            && self.answer_until(owner.is_gone()).await
         {
-            tracing::info!("uninstalled: leaving nothing behind");
             self.options.stop = Stop::Remove;
+        }
+        self.joins.close();
+        if self.options.stop == Stop::Remove {
+            // First of all: a pod that starts from now on would wait for nobody.
+            self.joins.remove();
         }
         let socket = self.options.run_dir.join(SOCKET_NAME);
         if self.options.stop == Stop::Handover {
@@ -60,6 +67,15 @@ impl Control {
             // Before the kernel state: whoever waits for the socket to vanish finds the rest done soon.
             let _ = std::fs::remove_file(&socket);
         }
+        // A namespace that is deleted takes its pods and its DaemonSet in any order.
+        if owner.is_some_and(|owner| owner.has_seen_it_go()) {
+            self.options.stop = Stop::Remove;
+            self.joins.remove();
+        }
+        if let (Stop::Remove, Some(mut test)) = (self.options.stop, self.self_test.take()) {
+            // It has programs of its own, and takes them along.
+            let _ = self.answer_until(timeout(SELF_TEST, test.recv())).await;
+        }
         let log = Arc::clone(&self.access_log);
         let left = self.leave_kernel();
         // The last holder: the threads end, and hand over their last lines.
@@ -79,6 +95,7 @@ impl Control {
         match self.options.stop {
             Stop::Release | Stop::Handover => Ok(()),
             Stop::Remove => {
+                tracing::info!("leaving nothing behind");
                 kernel::uninstall(&pin_dir)
                     .with_context(|| format!("removing the kernel state in {}", pin_dir.display()))?;
                 // Other nodes' agents on this machine may have theirs beside it.

@@ -5,7 +5,7 @@ use crate::addr::EndpointAddr;
 use crate::admin::view;
 use crate::balance::{EndpointRow, Policy};
 use crate::config::{Diagnostic, Severity};
-use crate::connections::{Connection, Speaks};
+use crate::connections::{Connection, KernelFacts, Speaks};
 use crate::kernel::{self, Kernel};
 use crate::snapshot::{
     Endpoint, EndpointHealth, Enrolment, LbPolicy, Locality, PortKey, Protocol, Service, ServicePort, Snapshot,
@@ -243,7 +243,7 @@ const MOST_CONNECTIONS: usize = 1000;
 
 pub(super) fn connection_list(workers: &Workers) -> view::ConnectionList {
     let now = Nanos::now();
-    let row = |connection: &Arc<Connection>| view::Connection {
+    let row = |(connection, kernel): (&Arc<Connection>, Option<KernelFacts>)| view::Connection {
         id: connection.id,
         source: connection.source.as_deref().map(str::to_owned),
         client: connection.client.addr(),
@@ -260,9 +260,14 @@ pub(super) fn connection_list(workers: &Workers) -> view::ConnectionList {
         streams: connection.streams(),
         received_bytes: connection.received(),
         sent_bytes: connection.sent(),
+        verdict: kernel.map(|kernel| kernel.verdict.label().to_owned()),
+        redirected_bytes: kernel.and_then(|kernel| kernel.redirected_bytes),
     };
     let oldest = workers.oldest_connections(MOST_CONNECTIONS);
-    view::ConnectionList { counts: connections(workers), connections: oldest.iter().map(row).collect() }
+    view::ConnectionList {
+        counts: connections(workers),
+        connections: oldest.iter().map(|c| row((c, c.kernel()))).collect(),
+    }
 }
 
 /// Everything in force, in full; services and workloads in order of name.

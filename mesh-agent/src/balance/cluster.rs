@@ -8,9 +8,7 @@ use super::tables::Tables;
 use super::{ActiveRequest, Ended, EndpointState, Registry};
 use crate::addr::EndpointAddr;
 use crate::snapshot::policy::{Balancer, LocalityPolicy, TrafficPolicy};
-use crate::snapshot::{
-    ClusterKey, Endpoint, EndpointHealth, EndpointSet, LbPolicy, TrafficDistribution, Workload, is_subset,
-};
+use crate::snapshot::{ClusterKey, Endpoint, EndpointHealth, EndpointSet, LbPolicy, TrafficDistribution, Workload};
 use crate::time::Nanos;
 use arc_swap::ArcSwapOption;
 use fastrand::Rng;
@@ -379,12 +377,9 @@ impl Cluster {
 
 /// Ready endpoints of the subset, or the draining ones where none is ready.
 fn usable<'a>(spec: &Spec<'a>) -> Vec<&'a Endpoint> {
-    let member = |labels: &BTreeMap<_, _>, workload: Option<&Arc<Workload>>| {
-        labels.is_empty() || workload.is_some_and(|workload| is_subset(labels, &workload.labels))
-    };
     let of = |health: EndpointHealth| -> Vec<_> {
         let all = spec.endpoints.endpoints.iter().filter(|e| e.health == health);
-        all.filter(|e| spec.labels.is_none_or(|labels| member(labels, e.workload.as_ref()))).collect()
+        all.filter(|e| spec.labels.is_none_or(|labels| e.bears(labels))).collect()
     };
     let ready = of(EndpointHealth::Ready);
     if ready.is_empty() { of(EndpointHealth::Draining) } else { ready }

@@ -27,9 +27,9 @@ pub(super) struct Rank<'a> {
     pub(super) members: Vec<&'a Endpoint>,
 }
 
-const REGION: &str = "topology.kubernetes.io/region";
-const ZONE: &str = "topology.kubernetes.io/zone";
-const SUBZONE: &str = "topology.istio.io/subzone";
+const REGION: &str = Locality::REGION;
+const ZONE: &str = Locality::ZONE;
+const SUBZONE: &str = Locality::SUBZONE;
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
 impl Outlook {
@@ -116,11 +116,8 @@ fn label(
     key: &str,
 ) -> Arc<str> {
     labels.get(key).cloned().unwrap_or_else(|| match key {
-        REGION => locality.region.clone(),
-        ZONE => locality.zone.clone(),
-        SUBZONE => locality.subzone.clone(),
         HOSTNAME => workload.map_or_else(|| "".into(), |workload| workload.node.clone()),
-        _ => "".into(),
+        _ => locality.label(key).cloned().unwrap_or_default(),
     })
 }
 

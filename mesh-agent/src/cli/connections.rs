@@ -11,7 +11,7 @@ pub(super) fn run(client: &Client, format: Format) -> Result<()> {
     output::print(format, &list, |paint| draw(&list, paint))
 }
 
-fn draw(list: &ConnectionList, paint: Paint) -> String {
+pub(super) fn draw(list: &ConnectionList, paint: Paint) -> String {
     let headers =
         ["ID", "SOURCE", "CLIENT", "DESTINATION", "PROTOCOL", "AGE", "REQUESTS", "STREAMS", "RECEIVED", "SENT"];
     let mut table = Table::new(&headers);

@@ -41,7 +41,7 @@ pub(super) fn matches(key: &str, wanted: &str) -> bool {
     [key, service, name].contains(&wanted)
 }
 
-fn draw(rows: &[Endpoint], paint: Paint) -> String {
+pub(super) fn draw(rows: &[Endpoint], paint: Paint) -> String {
     let mut table = Table::new(&[
         "SERVICE",
         "ENDPOINT",

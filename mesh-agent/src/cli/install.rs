@@ -1,7 +1,7 @@
 //! `mesh-agent install`, `upgrade`, `uninstall`: what Helm does with the chart, without Helm.
 
 use super::output;
-use crate::install::{Cluster, NAMESPACE, Profile, Progress, Values, manifest, objects};
+use crate::install::{Cluster, Done, NAMESPACE, Profile, Progress, Values, definitions, manifest, objects};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_yaml_ng::Value;
@@ -20,6 +20,9 @@ pub struct InstallArgs {
     /// One value, as the chart's values.yaml names it (`image.tag=0.2.0`). Repeatable
     #[arg(long = "set", value_name = "NAME=VALUE")]
     set: Vec<String>,
+    /// The definitions of the Gateway API's and Istio's kinds too, where the cluster has none; its own stay as they are
+    #[arg(long)]
+    crds: bool,
     /// Print the manifests instead of applying them
     #[arg(long)]
     dry_run: bool,
@@ -44,19 +47,26 @@ struct Target {
 }
 
 /// `upgrade` is the same: what is there already is changed, and its agents are replaced node by node.
-pub(super) fn install(args: &InstallArgs) -> Result<()> {
+pub(super) fn install(args: &InstallArgs, context: Option<&str>) -> Result<()> {
     let mut values = Values::of(args.profile)?;
     args.set.iter().try_for_each(|assignment| values.set(assignment))?;
     let namespace = &args.target.namespace;
+    let foreign = if args.crds { definitions()? } else { Vec::new() };
+    let own = objects(&values, namespace)?;
     if args.dry_run {
-        return output::say(&manifest(&values, namespace)?);
+        return output::say(&manifest(&[foreign, own].concat())?);
     }
     block_on(async {
-        let cluster = Cluster::of(args.target.kubeconfig.as_deref()).await?;
+        let cluster = Cluster::of(args.target.kubeconfig.as_deref(), context).await?;
         output::say(&format!("installing into {namespace} of {}\n", cluster.server))?;
-        for object in objects(&values, namespace)? {
-            let done = cluster.apply(&object).await?;
-            output::say(&format!("  {done:<11} {}\n", title(&object)))?;
+        for object in &foreign {
+            // Who brought it also brings its next release.
+            let done = if cluster.exists(object).await? { Done::Unchanged } else { cluster.apply(object).await? };
+            output::say(&format!("  {done:<11} {}\n", title(object)))?;
+        }
+        for object in &own {
+            let done = cluster.apply(object).await?;
+            output::say(&format!("  {done:<11} {}\n", title(object)))?;
         }
         let began = Instant::now();
         let mut said = None;
@@ -82,10 +92,10 @@ pub(super) fn install(args: &InstallArgs) -> Result<()> {
     })
 }
 
-pub(super) fn uninstall(args: &UninstallArgs) -> Result<()> {
+pub(super) fn uninstall(args: &UninstallArgs, context: Option<&str>) -> Result<()> {
     let namespace = &args.target.namespace;
     block_on(async {
-        let cluster = Cluster::of(args.target.kubeconfig.as_deref()).await?;
+        let cluster = Cluster::of(args.target.kubeconfig.as_deref(), context).await?;
         output::say(&format!("removing {namespace} from {}\n", cluster.server))?;
         let all = objects(&Values::of(Profile::Default)?, namespace)?;
         // The DaemonSet first: its agents take their programs along while they may still ask.
@@ -119,8 +129,9 @@ pub(super) fn uninstall(args: &UninstallArgs) -> Result<()> {
     })
 }
 
+/// With the definition of a kind its objects go: it stays while people have some.
 async fn remove(cluster: &Cluster, object: &Value) -> Result<()> {
-    let done = cluster.delete(object).await?;
+    let done = if cluster.is_used(object).await? { Done::Kept } else { cluster.delete(object).await? };
     output::say(&format!("  {done:<11} {}\n", title(object)))?;
     Ok(())
 }

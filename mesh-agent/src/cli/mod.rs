@@ -3,13 +3,19 @@
 //! `run` is the agent; the others ask a running one over its socket and print. Exit codes are part of the interface:
 //! 0 done, 1 failed, 2 wrong usage, 3 no agent to ask.
 
+mod admin_pipe;
+mod agents;
 mod analyze;
+mod certificates;
 mod client;
+mod cluster;
 mod connections;
+mod crowd;
 mod dashboard;
 mod diagnostics;
 mod endpoints;
 mod explain;
+mod graph;
 mod install;
 mod kernel;
 mod log_level;
@@ -19,6 +25,8 @@ mod run;
 mod services;
 mod status;
 mod table;
+mod tap;
+mod top;
 mod version;
 mod workloads;
 
@@ -27,10 +35,12 @@ pub use output::Format;
 pub use run::RunArgs;
 
 use crate::admin::SOCKET_NAME;
-use anyhow::Result;
+use agents::{Agents, Remote};
+use anyhow::{Context, Result};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use client::Client;
+use client::{Agent, Client};
+use crowd::Crowd;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -53,7 +63,10 @@ Examples:
   mesh-agent status                                   is the mesh in order, and if not, why
   mesh-agent endpoints default/reviews                who answers, how fast, how many requests are with them now
   mesh-agent explain --from deploy/web reviews:9080/  where does this request go, and why
+  mesh-agent top routes                               rates, success, latencies, live
+  mesh-agent tap --to reviews --code 5xx              requests as they pass
   mesh-agent dashboard                                the console: service graph, workloads, explain, in a browser
+  mesh-agent status --cluster                         the agents of all nodes, from a laptop with a kubeconfig
   mesh-agent analyze ./mesh.d                         what is wrong with a folder of YAML, and what to do
   mesh-agent services -o json | jq '.[].name'         every answer as JSON or YAML
   mesh-agent log-level 'info,mesh_agent::connect=debug'
@@ -72,6 +85,8 @@ pub struct Place {
     /// How to print the answer
     #[arg(short, long, global = true, value_enum, default_value_t)]
     pub output: Format,
+    #[command(flatten)]
+    pub remote: Remote,
 }
 
 #[derive(Debug, Subcommand)]
@@ -84,7 +99,17 @@ pub enum Command {
     Upgrade(install::InstallArgs),
     /// Take the agents, their programs and everything that was installed away
     Uninstall(install::UninstallArgs),
-    /// Is the mesh in order on this node, and if not, why
+    #[command(flatten)]
+    Ask(Ask),
+    /// Join standard input and output to the admin socket: how an agent is asked from afar
+    #[command(hide = true)]
+    AdminPipe,
+}
+
+/// Commands that ask a running agent, or all of a cluster.
+#[derive(Debug, Subcommand)]
+pub enum Ask {
+    /// Is the mesh in order on this node, or (--cluster) on all nodes, and if not, why
     Status,
     /// Endpoints of all services, or of one: health, load, latency, failures
     Endpoints(endpoints::EndpointsArgs),
@@ -94,6 +119,14 @@ pub enum Command {
     Services(routes::ServicesArgs),
     /// Rules that may take a workload's requests: host, port, match, destination, object
     Routes(routes::RoutesArgs),
+    /// Certificates of gateways and DestinationRules: names, issuer, days left, and what is wrong with them
+    Certificates(certificates::CertificatesArgs),
+    /// Requests as they pass, live, by source, destination, path, method and code
+    Tap(tap::TapArgs),
+    /// Services, routes, workloads or pods by rate, success and latency, live
+    Top(top::TopArgs),
+    /// Who calls whom: requests, success, latency; -o dot for Graphviz
+    Graph(graph::GraphArgs),
     /// Open connections from apps, the oldest first: who to where, protocol, age, requests, bytes
     Connections,
     /// Pods: in the mesh, served elsewhere, or outside and why
@@ -118,16 +151,24 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return wrong_usage(&error),
     };
-    if place.run_dir.len() > 1 && !matches!(command, Command::Dashboard(_)) {
+    if place.run_dir.len() > 1 && !matches!(command, Command::Ask(Ask::Dashboard(_))) {
         let text = "--run-dir names one agent here; `dashboard` takes several";
         return wrong_usage(&Cli::command().error(ErrorKind::ArgumentConflict, text));
     }
-    let explains = matches!(command, Command::Explain(_));
+    if place.output == Format::Dot && !matches!(command, Command::Ask(Ask::Graph(_))) {
+        let text = "only `graph` has -o dot";
+        return wrong_usage(&Cli::command().error(ErrorKind::ArgumentConflict, text));
+    }
+    if let Some(text) = place.remote.misused(&command) {
+        return wrong_usage(&Cli::command().error(ErrorKind::ArgumentConflict, text));
+    }
+    let explains = matches!(command, Command::Ask(Ask::Explain(_)));
     match dispatch(&place, command) {
         Ok(code) => code,
         Err(error) => {
             output::complain(&format!("error: {}", chain(&error)));
-            let unreachable = matches!(error.downcast_ref(), Some(ClientError::Unreachable { .. }));
+            let silent = |error| matches!(error, &ClientError::Unreachable { .. } | &ClientError::Silent { .. });
+            let unreachable = error.downcast_ref().is_some_and(silent);
             ExitCode::from(if unreachable && !explains { 3 } else { 1 })
         }
     }
@@ -146,24 +187,43 @@ fn wrong_usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(place: &Place, command: Command) -> Result<ExitCode> {
-    let client = Client::new(&place.socket());
+    let context = place.remote.context.as_deref();
     let done = match command {
-        Command::Analyze(args) => return analyze::run(&client, place.output, &args),
-        Command::Explain(args) => return explain::run(&client, place.output, *args),
-        Command::Dashboard(args) => dashboard::run(place.sockets(), place.output, &args),
         Command::Run(args) => run::run(place.run_dir(), *args),
-        Command::Install(args) | Command::Upgrade(args) => install::install(&args),
-        Command::Uninstall(args) => install::uninstall(&args),
-        Command::Status => status::run(&client, place.output),
-        Command::Endpoints(args) => endpoints::run(&client, place.output, &args),
-        Command::Services(args) => services::run(&client, place.output, &args),
-        Command::Routes(args) => routes::run(&client, place.output, &args),
-        Command::Connections => connections::run(&client, place.output),
-        Command::Workloads => workloads::run(&client, place.output),
-        Command::Kernel(args) => kernel::run(&client, place.output, &args),
-        Command::Diagnostics => diagnostics::run(&client, place.output),
-        Command::LogLevel(args) => log_level::run(&client, place.output, &args),
-        Command::Version => version::run(&client, place.output),
+        Command::Install(args) | Command::Upgrade(args) => install::install(&args, context),
+        Command::Uninstall(args) => install::uninstall(&args, context),
+        Command::AdminPipe => admin_pipe::run(&place.socket()),
+        Command::Ask(command) => {
+            return match place.remote.agents(place)? {
+                Agents::Named(agents) => ask(agents, place.output, command),
+                Agents::All(cluster) => cluster::ask(&cluster, place.output, command),
+            };
+        }
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Of one agent; of several that were named one by one only the dashboard asks more than the first.
+fn ask(agents: Vec<Agent>, output: Format, command: Ask) -> Result<ExitCode> {
+    let client = Client::new(agents.first().cloned().context("no agent is named")?);
+    let done = match command {
+        Ask::Analyze(args) => return analyze::run(&client, output, &args),
+        Ask::Explain(args) => return explain::run(&client, output, *args),
+        Ask::Dashboard(args) => dashboard::run(agents, output, &args),
+        Ask::Status => status::run(&client, output),
+        Ask::Endpoints(args) => endpoints::run(&client, output, &args),
+        Ask::Services(args) => services::run(&client, output, &args),
+        Ask::Routes(args) => routes::run(&client, output, &args),
+        Ask::Certificates(args) => certificates::run(&client, output, &args),
+        Ask::Tap(args) => tap::run(&[client], output, args),
+        Ask::Top(args) => top::run(&Crowd::One(client), output, &args),
+        Ask::Graph(args) => graph::run(&Crowd::One(client), output, &args),
+        Ask::Connections => connections::run(&client, output),
+        Ask::Workloads => workloads::run(&client, output),
+        Ask::Kernel(args) => kernel::run(&client, output, &args),
+        Ask::Diagnostics => diagnostics::run(&client, output),
+        Ask::LogLevel(args) => log_level::run(&client, output, &args),
+        Ask::Version => version::run(&client, output),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -13,6 +13,8 @@ pub enum Format {
     /// For scripts: field names are stable
     Json,
     Yaml,
+    /// Graphviz, of `graph` only
+    Dot,
 }
 
 /// What a piece of text means; `Paint` decides how it looks.
@@ -69,16 +71,23 @@ pub(crate) fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(
         Format::Table => table(Paint::for_stdout()),
         Format::Json => serde_json::to_string_pretty(value)? + "\n",
         Format::Yaml => serde_yaml_ng::to_string(value)?,
+        // `main` has refused it.
+        Format::Dot => anyhow::bail!("only `graph` has -o dot"),
     };
     say(&text)
 }
 
 /// Writes to stdout; a reader that went away (`| head`) is not an error.
 pub(crate) fn say(text: &str) -> Result<()> {
+    try_say(text).map(drop)
+}
+
+/// As [`say`]; false: the reader went away.
+pub(crate) fn try_say(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => Ok(done?),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        done => Ok(done.map(|()| true)?),
     }
 }
 

@@ -77,7 +77,7 @@ fn port(cluster: &str) -> &str {
 }
 
 /// What a workload sees, of files or of the running agent.
-fn seen<T: DeserializeOwned>(client: &Client, files: &Files, workload: &str, what: What) -> Result<Vec<T>> {
+pub(super) fn seen<T: DeserializeOwned>(client: &Client, files: &Files, workload: &str, what: What) -> Result<Vec<T>> {
     let asked = Look { from: workload.to_owned(), what };
     if files.files.is_empty() {
         return Ok(client.ask("/seen", &serde_json::to_string(&asked)?)?);

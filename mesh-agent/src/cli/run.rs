@@ -1,6 +1,6 @@
 //! `mesh-agent run`: flags → `app::Options`.
 
-use crate::app::{self, ConfigFrom, Explicit, FailurePolicy, LogFormat, Options, SkMsg, Stop};
+use crate::app::{self, CniOptions, ConfigFrom, Explicit, FailurePolicy, LogFormat, Options, SkMsg, Stop};
 use crate::install::Owner;
 use crate::snapshot::tracing::Collector;
 use crate::telemetry::MOST_SERIES;
@@ -66,6 +66,14 @@ pub struct RunArgs {
     /// Pods of this node the kernel's map holds
     #[arg(long, value_name = "N", default_value_t = app::Capacities::default().pods, help_heading = "Kernel")]
     pub max_pods: u32,
+
+    /// Hold the start of this node's new pods until they are in the mesh: chain a plugin into the network configuration of
+    /// this folder of the container runtime (/etc/cni/net.d). What --failure-policy says holds while no agent is alive
+    #[arg(long, value_name = "DIR", requires = "cni_bin_dir", conflicts_with = "no_kernel", help_heading = "Kernel")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Where the container runtime finds plugins (/opt/cni/bin)
+    #[arg(long, value_name = "DIR", requires = "cni_conf_dir", help_heading = "Kernel")]
+    pub cni_bin_dir: Option<PathBuf>,
 
     /// Longest time open requests get to finish after SIGTERM or SIGINT; a second signal ends the agent at once
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration, help_heading = "Stopping")]
@@ -145,6 +153,7 @@ impl RunArgs {
                     pods: self.max_pods,
                 },
             }),
+            cni: self.cni_conf_dir.zip(self.cni_bin_dir).map(|(conf_dir, bin_dir)| CniOptions { conf_dir, bin_dir }),
             drain_timeout: self.drain_timeout,
             stop: match (self.handover, self.remove_on_exit) {
                 (true, _) => Stop::Handover,

@@ -44,6 +44,13 @@ fn draw(status: &Status, paint: Paint) -> String {
     let more = if found.errors + found.warnings > 0 { " · see `mesh-agent diagnostics`" } else { "" };
     field(&mut out, paint, "diagnostics", &format!("{}{more}", paint.text(&counts, style)));
     out.push_str(&kernel_lines(&status.kernel, paint));
+    if let Some(chain) = &status.cni {
+        let text = match &chain.file {
+            Some(file) => format!("chained in {}", file.display()),
+            None => because(&paint.text("not chained: new pods do not wait for the mesh", Style::Warn), &chain.reason),
+        };
+        field(&mut out, paint, "cni", &text);
+    }
     let counts = &status.connections;
     field(
         &mut out,
@@ -119,7 +126,7 @@ fn field(out: &mut String, paint: Paint, name: &str, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::view::{OtherProgram, OutsidePod, Pods, Switch};
+    use crate::admin::view::{Chain, OtherProgram, OutsidePod, Pods, Switch};
 
     #[test]
     fn nothing_is_silent() {
@@ -133,6 +140,7 @@ mod tests {
                 heartbeat_age_ms: Some(5_000),
                 ..KernelStatus::default()
             },
+            cni: Some(Chain { file: None, reason: "a single plugin".into() }),
             pods: Pods {
                 in_mesh: vec!["a/b".into()],
                 outside: vec![OutsidePod { pod: "a/c".into(), reason: "pod opts out".into() }],
@@ -141,9 +149,15 @@ mod tests {
             ..Status::default()
         };
         let text = draw(&status, Paint::off());
-        for needle in
-            ["--no-kernel", "cil_sock4", "5000 ms ago", "1 in the mesh, 1 outside", "pod opts out", "3 on other nodes"]
-        {
+        for needle in [
+            "--no-kernel",
+            "cil_sock4",
+            "5000 ms ago",
+            "not chained: new pods do not wait for the mesh · a single plugin",
+            "1 in the mesh, 1 outside",
+            "pod opts out",
+            "3 on other nodes",
+        ] {
             assert!(text.contains(needle), "{needle} in {text}");
         }
     }

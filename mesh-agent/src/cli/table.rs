@@ -20,6 +20,11 @@ impl Cell {
         Self { text: text.into(), style, right: false }
     }
 
+    pub(crate) fn right(mut self) -> Self {
+        self.right = true;
+        self
+    }
+
     /// Numbers stand under each other by their last digit.
     pub(crate) fn number(value: &impl ToString) -> Self {
         Self { text: value.to_string(), style: Style::Plain, right: true }

@@ -105,3 +105,23 @@ fn an_error_says_each_thing_once() {
     assert_eq!(text.matches("Permission denied").count(), 1, "{text}");
     assert!(text.starts_with("start: ") && text.contains("--run-dir"), "{text}");
 }
+
+#[test]
+fn a_clusters_agents_are_asked_only_where_that_means_something() {
+    let misused = |args: &[&str]| {
+        let cli = Cli::try_parse_from(["mesh-agent"].iter().chain(args)).expect("parses");
+        cli.place.remote.misused(&cli.command)
+    };
+    for fine in [
+        &["status", "--cluster"][..],
+        &["explain", "web:80", "--node", "n1", "--kubeconfig", "k"],
+        &["run", "--kube", "--kubeconfig", "k", "--node", "n1"],
+        &["install", "--kubeconfig", "k", "--context", "c"],
+    ] {
+        assert_eq!(misused(fine), None, "{fine:?}");
+    }
+    for wrong in [&["run", "--kube", "--cluster"][..], &["install", "--node", "n1"], &["uninstall", "--cluster"]] {
+        assert!(misused(wrong).is_some(), "{wrong:?}");
+    }
+    assert!(refusal(&["status", "--cluster", "--socket", "/a"]).contains("cannot be used with"));
+}

@@ -11,7 +11,7 @@ pub(super) fn run(client: &Client, format: Format) -> Result<()> {
     output::print(format, &rows, |paint| draw(&rows, paint))
 }
 
-fn draw(rows: &[Workload], paint: Paint) -> String {
+pub(super) fn draw(rows: &[Workload], paint: Paint) -> String {
     let mut table = Table::new(&["WORKLOAD", "OWNER", "NODE", "ADDRESS", "MESH", "REASON"]);
     for row in rows {
         let style = match row.mesh.as_str() {

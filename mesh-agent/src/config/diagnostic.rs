@@ -61,18 +61,21 @@ macro_rules! codes {
 }
 
 codes! {
+    Deprecated = "IST0002", "a field that Istio calls deprecated";
     ReferencedResourceNotFound = "IST0101", "an object names another one that is not there";
     NamespaceNotInjected = "IST0102", "pods are outside the mesh because their namespace has no label";
     SchemaValidationError = "IST0106", "a field's value is not valid";
+    MisplacedAnnotation = "IST0107", "an annotation that stands where nobody reads it";
     UnknownAnnotation = "IST0108", "an annotation that nobody knows";
     ConflictingMeshGatewayVirtualServiceHosts = "IST0109", "two VirtualServices with one host";
     ConflictingSidecarWorkloadSelectors = "IST0110", "two Sidecars that select one pod";
     MultipleSidecarsWithoutWorkloadSelectors = "IST0111", "two Sidecars for a whole namespace";
     VirtualServiceDestinationPortSelectorRequired = "IST0112", "a destination with several ports and none named";
+    DeploymentAssociatedToMultipleServices = "IST0116", "one port of the same pods with different protocols in two Services";
     PortNameIsNotUnderNamingConvention = "IST0118", "a port whose name or appProtocol does not say its protocol";
     InvalidRegexp = "IST0122", "a regular expression is malformed";
     NamespaceMultipleInjectionLabels = "IST0123", "a namespace with several labels that enrol its pods";
-    NoMatchingWorkloadsFound = "IST0127", "labels that no workload has";
+    InvalidAnnotation = "IST0125", "an annotation's value that is not valid";
     NoServerCertificateVerificationDestinationLevel = "IST0128", "a server's certificate is not verified";
     NoServerCertificateVerificationPortLevel = "IST0129", "a server's certificate is not verified on a port";
     VirtualServiceUnreachableRule = "IST0130", "a rule that is never reached";
@@ -80,7 +83,21 @@ codes! {
     VirtualServiceHostNotFoundInGateway = "IST0132", "a host that the gateway does not serve";
     SchemaWarning = "IST0133", "a field's value is valid, but hardly what was meant";
     ServiceEntryAddressesRequired = "IST0134", "a TCP host without an address of its own";
+    DeprecatedAnnotation = "IST0135", "an annotation that Istio calls deprecated";
+    DeploymentConflictingPorts = "IST0137", "one targetPort of the same pods under different ports in two Services";
+    GatewayDuplicateCertificate = "IST0138", "two Gateways with one certificate and different hosts";
+    IngressRouteRulesNotAffected = "IST0140", "subsets chosen for the mesh and not for a gateway";
     ConflictingGateways = "IST0145", "two Gateways for the same pods, port and hosts";
+    JwtClaimBasedRoutingWithoutRequestAuthN = "IST0149", "a match on claims of a JWT that nobody validates";
+    InvalidTelemetryProvider = "IST0157", "access logging that names no provider and says nothing else";
+    ConflictingTelemetryWorkloadSelectors = "IST0159", "two Telemetries that select one pod";
+    MultipleTelemetriesWithoutWorkloadSelectors = "IST0160", "two Telemetries for a whole namespace";
+    GatewayPortNotDefinedOnService = "IST0162", "a Gateway's port that no Service of its pods leads to";
+    ReferencedInternalGateway = "IST0165", "a Gateway that Istio makes of a Gateway API Gateway, named by a VirtualService";
+    IneffectivePolicy = "IST0167", "an object whose pods are all outside the mesh";
+    DestinationRuleSubsetNotSelectPods = "IST0173", "a subset without pods";
+    UnknownDestinationRuleHost = "IST0174", "a DestinationRule for a host that nobody has";
+    ConflictingServiceEntryProtocol = "IST0177", "two ServiceEntries with one host and port and different protocols";
     Unreadable = "UM0001", "a file or folder cannot be read";
     Syntax = "UM0002", "a document is not well-formed YAML or JSON";
     NotAnObject = "UM0003", "a document is not a Kubernetes object (no apiVersion or kind)";
@@ -116,6 +133,66 @@ codes! {
     BadListener = "UM0406", "a Gateway's listener that cannot be opened";
     PortConflict = "UM0407", "servers that cannot share a port or a host";
     BadCertificate = "UM0408", "a Secret without a usable certificate, named by a Gateway or DestinationRule";
+}
+
+/// Istio's other codes, and why none of them is ever said here: who looks for one finds the answer.
+const NEVER: &[(&str, &str, &str)] = &[
+    ("IST0001", "InternalError", "a bug of the tool; ours ends with an error of the command"),
+    ("IST0103", "PodMissingProxy", "there are no sidecars; `mesh-agent status` says which pods are in the mesh"),
+    ("IST0113", "MTLSPolicyConflict", "PeerAuthentication is not acted on yet (UM0004)"),
+    ("IST0119", "JwtFailureDueToInvalidServicePortPrefix", "RequestAuthentication is not acted on yet (UM0004)"),
+    ("IST0126", "UnknownMeshNetworksServiceRegistry", "there are no mesh networks"),
+    ("IST0127", "NoMatchingWorkloadsFound", "said as IST0101, with the selector's field"),
+    ("IST0136", "AlphaAnnotation", "`istioctl analyze` leaves it out too: Istio's own defaults are alpha"),
+    ("IST0139", "InvalidWebhook", "there are no webhooks"),
+    ("IST0141", "InsufficientPermissions", "`mesh-agent install` asks the API server itself, and says what it refuses"),
+    ("IST0142", "UnsupportedKubernetesVersion", "the agent's start says what is missing of what it needs"),
+    ("IST0143", "LocalhostListener", "it needs a sidecar's list of sockets; such a port refuses connections (UF)"),
+    ("IST0144", "InvalidApplicationUID", "no user ID is reserved: pods are told by their network namespace"),
+    ("IST0146", "ImageAutoWithoutInjectionWarning", "no container is injected"),
+    ("IST0147", "ImageAutoWithoutInjectionError", "no container is injected"),
+    ("IST0148", "NamespaceInjectionEnabledByDefault", "no namespace is in the mesh without a label"),
+    ("IST0150", "ExternalNameServiceTypeInvalidPortName", "ExternalName Services are said as UM0109"),
+    ("IST0151", "EnvoyFilterUsesRelativeOperation", "there is no Envoy: every EnvoyFilter is said as UM0110"),
+    ("IST0152", "EnvoyFilterUsesReplaceOperationIncorrectly", "as IST0151"),
+    ("IST0153", "EnvoyFilterUsesAddOperationIncorrectly", "as IST0151"),
+    ("IST0154", "EnvoyFilterUsesRemoveOperationIncorrectly", "as IST0151"),
+    ("IST0155", "EnvoyFilterUsesRelativeOperationWithProxyVersion", "as IST0151"),
+    (
+        "IST0156",
+        "UnsupportedGatewayAPIVersion",
+        "all versions of a kind are read; one that is not known is said as UM0011",
+    ),
+    ("IST0158", "PodsIstioProxyImageMismatchInNamespace", "pods have no proxy's image"),
+    ("IST0161", "InvalidGatewayCredential", "said as UM0408, which names what is wrong with the Secret"),
+    ("IST0163", "InvalidExternalControlPlaneConfig", "there is no control plane to reach"),
+    ("IST0164", "ExternalControlPlaneAddressIsNotAHostname", "there is no control plane to reach"),
+    ("IST0166", "IneffectiveSelector", "a selector holds for pods of Gateway API Gateways as for any others"),
+    ("IST0168", "UnknownUpgradeCompatibility", "Istio's own defaults between its releases"),
+    ("IST0169", "UpdateIncompatibility", "Istio's own defaults between its releases"),
+    ("IST0170", "MultiClusterInconsistentService", "an agent sees one cluster"),
+    (
+        "IST0171",
+        "NegativeConditionStatus",
+        "the agents write the conditions; each reason for a negative one is a finding",
+    ),
+    ("IST0175", "JwksUriFetchUnrestricted", "RequestAuthentication is not acted on yet, nothing is fetched"),
+];
+
+/// The page of codes (`mesh-agent/DIAGNOSTICS.md`).
+pub fn doc_page() -> String {
+    let mut page = String::from(
+        "# What may be found in a configuration\n\nMade from `mesh-agent/src/config/diagnostic.rs`; a test keeps it fresh. \
+         `IST` codes mean what they mean to `istioctl analyze`, `UM` codes are beyond those.\n\n| code | name | found |\n|---|---|---|\n",
+    );
+    for code in Code::ALL {
+        page += &format!("| `{code}` | {code:?} | {} |\n", code.title());
+    }
+    page += "\n## Istio's codes that are never said\n\n| code | name | why |\n|---|---|---|\n";
+    for (code, name, why) in NEVER {
+        page += &format!("| `{code}` | {name} | {why} |\n");
+    }
+    page
 }
 
 impl Diagnostic {
@@ -236,10 +313,21 @@ mod tests {
     }
 
     #[test]
+    fn committed_page_is_fresh() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/DIAGNOSTICS.md");
+        if std::env::var_os("UNDERMESH_BLESS").is_some() {
+            std::fs::write(path, doc_page()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), doc_page(), "run this test with UNDERMESH_BLESS=1");
+    }
+
+    #[test]
     fn codes_are_unique() {
         let mut ids: Vec<_> = Code::ALL.iter().map(|code| code.id()).collect();
         ids.dedup();
         assert_eq!(ids.len(), Code::ALL.len());
         assert!(ids.is_sorted());
+        assert!(NEVER.is_sorted());
+        assert!(NEVER.iter().all(|(code, ..)| !ids.contains(code)));
     }
 }

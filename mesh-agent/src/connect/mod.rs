@@ -6,6 +6,7 @@
 
 mod dial;
 mod limits;
+mod link;
 mod pool;
 mod proxy_protocol;
 mod socket;
@@ -14,6 +15,7 @@ mod upstream;
 
 pub use dial::{Carries, Dialer, OpenSocket};
 pub use limits::Permit;
+pub use link::{Link, Links, Seen};
 pub use pool::{Http2Lease, Opaque, Pools, Way, Wire};
 pub use proxy_protocol::Ends;
 pub use socket::Stream;

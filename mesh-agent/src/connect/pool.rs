@@ -6,6 +6,7 @@ mod http2;
 pub use http2::Http2Lease;
 
 use super::dial::Living;
+use super::link::{Attached, Link};
 use super::upstream::Target;
 use super::{Carries, Dialer, Ends, Peer, Permit, Socket, Stream, Upstream, Upstreams};
 use crate::addr::EndpointAddr;
@@ -56,6 +57,8 @@ pub struct Way<'a> {
 /// A connection for opaque bytes. `permit` is to be kept as long as the connection.
 #[derive(Debug)]
 pub struct Opaque {
+    // Before the stream: fields are dropped in their order.
+    attached: Attached,
     pub stream: Stream,
     pub permit: Option<Permit>,
 }
@@ -85,8 +88,8 @@ impl Pools {
     /// No connection could be made, or there are as many as the policy allows.
     pub async fn opaque(&self, way: Way<'_>) -> Result<Opaque, ConnectError> {
         let permit = way.upstream.limits(way.source).map(|limits| limits.connection()).transpose()?;
-        let (stream, permit) = way.dial(None, permit).await?.into_parts();
-        Ok(Opaque { stream, permit })
+        let (attached, stream, permit) = way.dial(None, permit).await?.into_parts();
+        Ok(Opaque { attached, stream, permit })
     }
 
     /// A connection with room for one more call; the caller must start it before it awaits anything.
@@ -113,22 +116,21 @@ impl Pools {
 
     /// Takes over a connected socket that was opened before it was known what the client speaks.
     pub async fn adopt(&self, way: Way<'_>, wire: Wire, opened: Opaque) {
-        let socket = Socket::new(opened.stream, opened.permit);
+        let socket = Socket::new(opened.attached, opened.stream, opened.permit);
+        let link = Arc::clone(socket.link());
         match wire {
             Wire::Http1 => {
                 let pool = self.pool(&self.http1, way, http1::Pool::new);
-                let local = socket.local();
                 if let Ok(sender) = crate::http1::connect(socket, &pool.idle).await {
-                    pool.idle.put(sender.at(local));
+                    pool.idle.put(sender.over(link));
                     // The connection's own task must run once before it is ready.
                     tokio::task::yield_now().await;
                 }
             }
             Wire::Http2 => {
                 let pool = self.pool(&self.http2, way, http2::Pool::new);
-                let local = socket.local();
                 if let Ok(connection) = crate::http2::connect(socket, &way.upstream.settings, &self.ledger).await {
-                    connection.set_local(local);
+                    connection.set_link(link);
                     pool.adopt(connection);
                 }
             }
@@ -162,6 +164,12 @@ impl Pools {
         }
         self.sources.borrow_mut().insert(way.source, way.dialer.living());
         Rc::clone(pools.borrow_mut().entry(key).or_insert_with(|| Rc::new(make(way))))
+    }
+}
+
+impl Opaque {
+    pub fn link(&self) -> &Arc<Link> {
+        self.attached.link()
     }
 }
 

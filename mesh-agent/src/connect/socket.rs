@@ -1,9 +1,10 @@
 //! A connection's bytes, and the place that it takes among those its policy allows.
 
 use super::Permit;
+use super::link::{Attached, Link};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -20,22 +21,23 @@ pub enum Stream {
 /// What the HTTP clients are given. The permit lives as long as the bytes can move, upgrades included.
 #[derive(Debug)]
 pub(crate) struct Socket {
+    // Before the stream: fields are dropped in their order.
+    attached: Attached,
     stream: Stream,
     permit: Option<Permit>,
 }
 
 impl Socket {
-    pub(super) fn new(stream: Stream, permit: Option<Permit>) -> Self {
-        Self { stream, permit }
+    pub(super) fn new(attached: Attached, stream: Stream, permit: Option<Permit>) -> Self {
+        Self { attached, stream, permit }
     }
 
-    /// The agent's end.
-    pub(super) fn local(&self) -> Option<SocketAddr> {
-        self.stream.socket().local_addr().ok()
+    pub(super) fn link(&self) -> &Arc<Link> {
+        self.attached.link()
     }
 
-    pub(super) fn into_parts(self) -> (Stream, Option<Permit>) {
-        (self.stream, self.permit)
+    pub(super) fn into_parts(self) -> (Attached, Stream, Option<Permit>) {
+        (self.attached, self.stream, self.permit)
     }
 }
 

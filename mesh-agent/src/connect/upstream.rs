@@ -1,8 +1,9 @@
 //! How the connections of one cluster are made and limited.
 
+use super::link::PortLinks;
 use super::socket::Stream;
 use super::tls::Tls;
-use super::{Carries, Dialer, Ends, Limits, Peer, Permit, Socket, Wire, proxy_protocol};
+use super::{Carries, Dialer, Ends, Limits, Links, Peer, Permit, Socket, Wire, proxy_protocol};
 use crate::addr::EndpointAddr;
 use crate::error::ConnectError;
 use crate::settings::Settings;
@@ -27,6 +28,8 @@ pub struct Upstream {
     sources: Mutex<FxHashMap<u64, Weak<Limits>>>,
     /// In flight, of all sources.
     hedges: AtomicU32,
+    /// Its connections, and those of the Service port's other upstreams.
+    links: Arc<PortLinks>,
 }
 
 /// A hedge in flight, counted until this is dropped.
@@ -54,13 +57,14 @@ pub(super) struct Target {
 #[derive(Debug)]
 pub struct Upstreams {
     settings: Arc<Settings>,
+    links: Arc<Links>,
     known: Mutex<FxHashMap<ClusterKey, Vec<Weak<Upstream>>>>,
     next: AtomicU64,
 }
 
 impl Upstreams {
-    pub fn new(settings: Arc<Settings>) -> Self {
-        Self { settings, known: Mutex::default(), next: AtomicU64::new(0) }
+    pub fn new(settings: Arc<Settings>, links: Arc<Links>) -> Self {
+        Self { settings, links, known: Mutex::default(), next: AtomicU64::new(0) }
     }
 
     /// The upstream of a cluster and policy: the one that exists, if one does. To be kept beside the cluster, as long as
@@ -80,6 +84,7 @@ impl Upstreams {
             settings: settings(&self.settings, policy),
             sources: Mutex::default(),
             hedges: AtomicU32::new(0),
+            links: self.links.of(&key.port),
         });
         of_key.push(Arc::downgrade(&upstream));
         // Clusters come and go with the configuration: those that are gone leave no names behind.
@@ -92,7 +97,7 @@ impl Upstreams {
 
 impl Default for Upstreams {
     fn default() -> Self {
-        Self::new(Arc::default())
+        Self::new(Arc::default(), Arc::default())
     }
 }
 
@@ -165,7 +170,8 @@ impl Upstream {
                 Box::pin(handshake).await.map_err(|_| ConnectError::Timeout(limit))??
             }
         };
-        Ok(Socket::new(stream, permit))
+        let attached = self.links.attach(stream.socket());
+        Ok(Socket::new(attached, stream, permit))
     }
 
     /// TLS is spoken to its endpoints.

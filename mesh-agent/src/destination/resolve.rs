@@ -6,7 +6,8 @@ use crate::route::l4::Rule;
 use crate::route::{self, Facts};
 use crate::snapshot::route::{MESH, VirtualHost};
 use crate::snapshot::{
-    self, Client, L4Host, OutboundPolicy, PortKey, Protocol, Service, ServicePort, Snapshot, Workload, host_names,
+    self, Client, L4Host, OutboundPolicy, PortKey, Protocol, RULED_PORT, Service, ServicePort, Snapshot, Workload,
+    host_names,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -87,7 +88,7 @@ pub fn opaque<'s>(snapshot: &'s Snapshot, client: &Client<'_>, wants: &Wants, sn
     let by_tcp = !matches!(protocol(&to), Some(protocol) if protocol != Protocol::Tcp && protocol != Protocol::Detect);
     let facts = Facts { port: wants.port(), client: *client, gateway: MESH };
     let address: Option<IpAddr> = wants.original().map(|original| original.addr().ip());
-    let rules = rules(snapshot, client, &to, sni);
+    let rules = rules(snapshot, client, wants, &to, sni);
     let rule = rules.and_then(|host| {
         let routes = [&*host.routes];
         let tls = sni.and_then(|sni| route::l4::tls(routes, &facts, address, sni)).map(Rule::Tls);
@@ -100,7 +101,7 @@ pub fn opaque<'s>(snapshot: &'s Snapshot, client: &Client<'_>, wants: &Wants, sn
 pub fn asks_for_name(snapshot: &Snapshot, client: &Client<'_>, wants: &Wants) -> bool {
     match connection(snapshot, client, wants) {
         To::Unknown(_) | To::Blocked => true,
-        to => rules(snapshot, client, &to, None).is_some_and(|host| !host.routes.tls.is_empty()),
+        to => rules(snapshot, client, wants, &to, None).is_some_and(|host| !host.routes.tls.is_empty()),
     }
 }
 
@@ -121,7 +122,7 @@ pub fn request(snapshot: &Snapshot, client: &Client<'_>, wants: &Wants, authorit
                     return Resolved { rules: rules.cloned(), to: To::Service(Arc::clone(service), Arc::clone(port)) };
                 }
                 // Hosts that only rules know are served on port 80 (SEMANTICS §3).
-                (None, Some(rules)) if service.is_none() && port == 80 => {
+                (None, Some(rules)) if service.is_none() && port == RULED_PORT && snapshot.serves_strangers(rules) => {
                     return Resolved { rules: Some(Arc::clone(rules)), to: To::Nowhere };
                 }
                 (None, _) => {}
@@ -169,13 +170,19 @@ fn by_port(snapshot: &Snapshot, client: &Client<'_>, port: u16) -> Option<(Arc<S
 }
 
 /// Who speaks about the connection's host: the Service's, else the name that the client gave.
-fn rules<'s>(snapshot: &'s Snapshot, client: &Client<'_>, to: &To, sni: Option<&str>) -> Option<&'s Arc<L4Host>> {
+fn rules<'s>(
+    snapshot: &'s Snapshot,
+    client: &Client<'_>,
+    wants: &Wants,
+    to: &To,
+    sni: Option<&str>,
+) -> Option<&'s Arc<L4Host>> {
     let host = match to {
         To::Service(service, _) | To::Pod(_, _, Some((service, _))) => &*service.host,
         To::Unknown(_) | To::Blocked => sni?,
         To::Pod(..) | To::Nowhere | To::Gone(_) => return None,
     };
-    snapshot.l4_host(client, host)
+    snapshot.l4_host(client, host, wants.port())
 }
 
 fn protocol(to: &To) -> Option<Protocol> {

@@ -142,6 +142,24 @@ fn rules_without_a_service_hold_on_port_80() {
 }
 
 #[test]
+fn a_wildcards_rules_are_for_the_services_it_covers_or_for_strangers() {
+    let rules =
+        Arc::new(VirtualHost { family: Family::Istio, host: "*.foo.com".into(), ..plain(&MeshSettings::default()) });
+    let mesh = Mesh::new(|snapshot| snapshot.set_virtual_hosts(&"*.foo.com".into(), vec![Arc::clone(&rules)]));
+    let connection = || mesh.connection("192.0.2.1:80").unwrap().protocol;
+    assert!(Arc::ptr_eq(&mesh.routes("192.0.2.1:80", "a.foo.com").unwrap().host, &rules));
+    assert_eq!(connection(), Protocol::Detect, "HTTP's first bytes are waited for");
+    mesh.change(|snapshot| {
+        let name = ServiceName::new("shop", "b.foo.com");
+        snapshot.insert_service(Arc::new(Service::new(name, "b.foo.com")));
+    });
+    assert_eq!(mesh.routes("192.0.2.1:80", "a.foo.com").unwrap().host.family, Family::Default);
+    assert_eq!(connection(), Protocol::Tcp, "nobody speaks HTTP there");
+    mesh.change(|snapshot| drop(snapshot.remove_service(&ServiceName::new("shop", "b.foo.com"))));
+    assert!(Arc::ptr_eq(&mesh.routes("192.0.2.1:80", "a.foo.com").unwrap().host, &rules));
+}
+
+#[test]
 fn only_what_is_declared_may_be_reached_under_registry_only() {
     let mesh = Mesh::new(|snapshot| {
         two_services(snapshot);

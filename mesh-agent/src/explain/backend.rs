@@ -9,7 +9,7 @@ use crate::policy::timeout::Timeouts;
 use crate::route::{Head, rewrite};
 use crate::snapshot::policy::{Balancer, DestinationPolicy};
 use crate::snapshot::route::{Backend as To, BackendTo, Destination, Forward, Route};
-use crate::snapshot::{self, Service, is_subset};
+use crate::snapshot::{self, Service};
 use http::{HeaderMap, header, request};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -94,11 +94,7 @@ impl Asking<'_> {
         let key = target.cluster.key();
         let listed = service.and_then(|s| s.ports.iter().find(|port| port.key == key.port));
         let labels = service.and_then(|service| self.subset_labels(service, key.subset.as_deref()));
-        let belongs = |endpoint: &&snapshot::Endpoint| {
-            labels.is_none_or(|labels| {
-                labels.is_empty() || endpoint.workload.as_ref().is_some_and(|w| is_subset(labels, &w.labels))
-            })
-        };
+        let belongs = |endpoint: &&snapshot::Endpoint| labels.is_none_or(|labels| endpoint.bears(labels));
         let Some(port) = listed else {
             return target
                 .cluster

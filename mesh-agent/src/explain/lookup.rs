@@ -6,7 +6,7 @@ use super::{Asking, World, dial, reference};
 use crate::destination::resolve::{Resolved, To};
 use crate::route::Head;
 use crate::snapshot::route::{Family, VirtualHost};
-use crate::snapshot::{Client, Protocol, Service, ServicePort, Workload, covers_host, host_names};
+use crate::snapshot::{Client, Protocol, RULED_PORT, Service, ServicePort, Workload, covers_host, host_names};
 use std::sync::Arc;
 
 /// How the host of a request was found; sentences about what was in the way are added to `notes`.
@@ -111,7 +111,14 @@ fn why_shadowed(asking: &Asking<'_>, other: &VirtualHost, chosen: Option<&Arc<Vi
     if !other.ports.is_empty() && !other.ports.contains(&port) {
         return format!("not for port {port}");
     }
+    let snapshot = asking.world.snapshot;
+    let scope = snapshot.egress(&client, &snapshot.mesh().root_namespace);
+    if other.family == Family::Istio && scope.is_some_and(|s| !s.allows(&other.namespace, &other.host, port)) {
+        return format!("the Sidecar's egress has no {}/{}", other.namespace, other.host);
+    }
     match chosen {
+        None if other.host.starts_with('*') && port == RULED_PORT => "it covers Services, and is for those".into(),
+        None if port == RULED_PORT => format!("the Service has no port {port}"),
         None => format!("hosts without a Service are served on port 80, not {port}"),
         Some(chosen) if chosen.host != other.host => format!("{} is the more specific host", chosen.host),
         Some(chosen) if chosen.family != other.family => {

@@ -5,6 +5,7 @@
 //! decided here, only asked and written down; nothing is changed: no token is taken, no turn of round robin used.
 
 mod backend;
+pub mod certificates;
 mod dial;
 mod exchange;
 mod filters;

@@ -1,6 +1,7 @@
-//! The mesh as one workload sees it: services, routes and endpoints under exportTo, Sidecar and DestinationRules
-//! (`mesh-agent services|routes|endpoints WORKLOAD`).
+//! The mesh as one workload sees it: services, routes and endpoints under exportTo, Sidecar and DestinationRules, and the
+//! certificates it needs for them (`mesh-agent services|routes|endpoints|certificates WORKLOAD`).
 
+use super::certificates::{self, CertificateRow};
 use super::question::{Asked, Question, Wrong};
 use super::view::{Endpoint, Reference};
 use super::{Asking, World, dial, lookup, reference, source};
@@ -11,11 +12,12 @@ use crate::snapshot::{Service, ServicePort};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Whose view, and of what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
-    /// In one of the forms of [`source::FORMS`].
+    /// In one of the forms of [`source::FORMS`]; for certificates empty: everybody's.
     pub from: String,
     pub what: What,
 }
@@ -26,6 +28,7 @@ pub enum What {
     Services,
     Routes,
     Endpoints,
+    Certificates,
 }
 
 /// What is seen; a list of rows in JSON.
@@ -35,6 +38,7 @@ pub enum Seen {
     Services(Vec<ServiceRow>),
     Routes(Vec<RouteRow>),
     Endpoints(Vec<EndpointRow>),
+    Certificates(Vec<CertificateRow>),
 }
 
 /// One port of a Service.
@@ -78,6 +82,9 @@ pub struct EndpointRow {
 /// # Errors
 /// Nobody is called so.
 pub fn look(world: &World<'_>, look: &Look) -> Result<Seen, Wrong> {
+    if look.what == What::Certificates && look.from.is_empty() {
+        return Ok(Seen::Certificates(certificates::all(world, SystemTime::now())));
+    }
     let asked = Asked::new(&Question { url: "http://nowhere/".into(), ..Question::default() })?;
     let address = SocketAddr::new(dial::SOMEWHERE, 80);
     let asking = Asking::new(world, &asked, &source::find(world.snapshot, &look.from)?, None, address);
@@ -85,12 +92,13 @@ pub fn look(world: &World<'_>, look: &Look) -> Result<Seen, Wrong> {
         What::Services => Seen::Services(asking.ports().map(|(s, port)| asking.service_row(s, port)).collect()),
         What::Routes => Seen::Routes(asking.route_rows()),
         What::Endpoints => Seen::Endpoints(asking.endpoint_rows()),
+        What::Certificates => Seen::Certificates(asking.certificate_rows(SystemTime::now())),
     })
 }
 
 impl Asking<'_> {
     /// Ports of every Service that the client sees, in order of name.
-    fn ports(&self) -> impl Iterator<Item = (&Arc<Service>, &Arc<ServicePort>)> {
+    pub(super) fn ports(&self) -> impl Iterator<Item = (&Arc<Service>, &Arc<ServicePort>)> {
         let snapshot = self.world.snapshot;
         let mut services: Vec<_> = snapshot.services().filter(|service| self.sees(service)).collect();
         services.sort_by(|a, b| a.name.cmp(&b.name));
@@ -105,7 +113,7 @@ impl Asking<'_> {
         service.export.visible_to(&service.name.namespace, self.client().namespace)
     }
 
-    fn policy_of(&self, service: &Service) -> Option<&Arc<DestinationPolicy>> {
+    pub(super) fn policy_of(&self, service: &Service) -> Option<&Arc<DestinationPolicy>> {
         let snapshot = self.world.snapshot;
         snapshot.destination_policy(&self.client(), service, &snapshot.mesh().root_namespace)
     }
@@ -146,6 +154,7 @@ impl Asking<'_> {
             snapshot.virtual_host(&client, &rules.host, 80).is_some_and(|found| Arc::ptr_eq(found, rules))
         };
         let mut others: Vec<_> = snapshot.virtual_hosts().filter(holds).filter(|v| !served(&v.host)).collect();
+        others.retain(|rules| snapshot.serves_strangers(rules));
         others.sort_by(|a, b| a.host.cmp(&b.host));
         rows.extend(others.into_iter().flat_map(|rules| self.rules_of(rules, &rules.host, 80)));
         rows

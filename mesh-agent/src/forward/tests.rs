@@ -25,7 +25,7 @@ struct Moved {
 
 fn shown() -> Listed {
     let client = ClientAddr::new(([127, 0, 0, 1], 1).into());
-    Arc::new(Connections::default()).enter(client, None, "test".into())
+    Arc::new(Connections::default()).enter(client, None, "test".into(), None)
 }
 
 /// Which way bytes go.

@@ -2,14 +2,14 @@
 
 use super::{RecvBody, body_error};
 use crate::body::Body;
-use crate::connect::{Open, Permit};
+use crate::connect::{Link, Open, Permit};
+use crate::costs::{self, CONNECTION, Held};
 use crate::error::{ConnectError, UpstreamError};
-use crate::time::Nanos;
+use crate::time::{self, Nanos};
 use http::{Request, Response, StatusCode};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +27,8 @@ pub struct Sender {
     used: u32,
     /// After which it takes no more of them.
     expires: Option<Nanos>,
-    /// The agent's end.
-    local: Option<SocketAddr>,
+    /// What is below, where somebody said so.
+    link: Option<Arc<Link>>,
 }
 
 /// Connections of one pool that wait for a request, the last used one on top.
@@ -61,25 +61,26 @@ where
         .handshake(TokioIo::new(io))
         .await
         .map_err(|_| ConnectError::Handshake)?;
-    tokio::task::spawn_local(async move {
+    costs::spawn(async move {
+        let _held = Held::new(CONNECTION);
         if let Err(error) = driver.with_upgrades().await {
             tracing::debug!(%error, "upstream connection ended");
         }
     });
-    let expires = idle.longest.map(|longest| Nanos::now().plus(longest));
-    Ok(Sender { send, idle: Rc::downgrade(idle), request: None, used: 0, expires, local: None })
+    let expires = idle.longest.map(|longest| Nanos::now().plus(time::jittered(longest, fastrand::f64())));
+    Ok(Sender { send, idle: Rc::downgrade(idle), request: None, used: 0, expires, link: None })
 }
 
 impl Sender {
-    /// With the agent's end of the connection, for whoever asks [`Self::local`].
-    pub(crate) fn at(mut self, local: Option<SocketAddr>) -> Self {
-        self.local = local;
+    /// With what is below, for whoever asks [`Self::link`].
+    pub(crate) fn over(mut self, link: Arc<Link>) -> Self {
+        self.link = Some(link);
         self
     }
 
-    /// The agent's end of the connection, where it has one.
-    pub fn local(&self) -> Option<SocketAddr> {
-        self.local
+    /// What is below, where somebody said so.
+    pub fn link(&self) -> Option<&Arc<Link>> {
+        self.link.as_ref()
     }
 
     /// Takes the next request's permit, to keep it until that one's end.

@@ -1,5 +1,6 @@
 //! Protocol upgrades (RFC 9110 §7.8) and CONNECT: after the heads, bytes both ways.
 
+use crate::costs;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, Method, Response, StatusCode, request};
 use hyper::upgrade::OnUpgrade;
@@ -33,7 +34,7 @@ impl Upgrade {
 
 /// Copies bytes both ways until both sides have closed, in a task of its own.
 pub fn tunnel(client: Upgrade, endpoint: Upgrade) {
-    tokio::task::spawn_local(async move {
+    costs::spawn(async move {
         let (client, endpoint) = match tokio::try_join!(client.0, endpoint.0) {
             Ok(both) => both,
             Err(error) => {

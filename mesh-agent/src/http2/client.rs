@@ -5,17 +5,17 @@ use super::preface::{Listened, Preface};
 use super::pump::{Pump, PumpError};
 use super::{Ledger, RecvBody, upstream_error};
 use crate::body::Body;
-use crate::connect::Permit;
+use crate::connect::{Link, Permit};
+use crate::costs::{self, CONNECTION, Held};
 use crate::error::{ConnectError, UpstreamError};
 use crate::settings::Settings;
-use crate::time::Nanos;
+use crate::time::{self, Nanos};
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Ping, PingPong};
 use http::{Request, Response};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub struct Connection {
     state: Rc<State>,
     ledger: Arc<Ledger>,
     send_buffer: usize,
-    /// The agent's end.
-    local: Cell<Option<SocketAddr>>,
+    /// What is below, where somebody said so.
+    link: OnceCell<Arc<Link>>,
 }
 
 #[derive(Debug)]
@@ -66,7 +66,7 @@ where
         .await
         .map_err(|_| ConnectError::Handshake)?;
     let now = Nanos::now();
-    let expires = settings.max_connection_age.map(|age| now.plus(jittered(age, fastrand::f64())));
+    let expires = settings.max_connection_age.map(|age| now.plus(time::jittered(age, fastrand::f64())));
     let state = Rc::new(State {
         active: Cell::new(0),
         calls: Cell::new(0),
@@ -77,7 +77,8 @@ where
     let pings = settings.ping_interval.and_then(|every| Some((driver.ping_pong()?, every)));
     let (watched, timeout) = (Rc::clone(&state), settings.ping_timeout);
     let listened = Rc::clone(&preface);
-    tokio::task::spawn_local(async move {
+    costs::spawn(async move {
+        let _held = Held::new(CONNECTION);
         let driver = poll_fn(move |cx| {
             let ended = Pin::new(&mut driver).poll(cx);
             turn_end.poll(cx);
@@ -100,7 +101,7 @@ where
         Ok(true) => Ok(Rc::new(Connection {
             send: RefCell::new(send),
             state,
-            local: Cell::new(None),
+            link: OnceCell::new(),
             ledger: Arc::clone(ledger),
             send_buffer: settings.send_buffer,
         })),
@@ -110,13 +111,14 @@ where
 }
 
 impl Connection {
-    /// The agent's end of the connection, where it has one and somebody said so.
-    pub fn local(&self) -> Option<SocketAddr> {
-        self.local.get()
+    /// What is below, where somebody said so.
+    pub fn link(&self) -> Option<&Arc<Link>> {
+        self.link.get()
     }
 
-    pub fn set_local(&self, local: Option<SocketAddr>) {
-        self.local.set(local);
+    /// Once: a connection has one socket.
+    pub fn set_link(&self, link: Arc<Link>) {
+        let _ = self.link.set(link);
     }
 
     /// Whether one more call may start now: alive, not going away, below the peer's MAX_CONCURRENT_STREAMS.
@@ -283,12 +285,6 @@ impl Drop for Slot {
     }
 }
 
-/// `age` ± 10 % (gRFC A9, "random jitter of +/-10%"), so that connections opened together do not end together:
-/// `random` 0 makes 60 s 54 s, 1 makes it 66 s.
-fn jittered(age: std::time::Duration, random: f64) -> std::time::Duration {
-    age.mul_f64(0.9 + 0.2 * random)
-}
-
 /// PINGs while there are calls; returns when one stays unanswered.
 async fn keep_alive(mut pings: PingPong, every: std::time::Duration, timeout: std::time::Duration, state: &State) {
     loop {
@@ -306,7 +302,6 @@ async fn keep_alive(mut pings: PingPong, every: std::time::Duration, timeout: st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::io::{DuplexStream, ReadBuf};
     use tokio::task::{LocalSet, spawn_local};
 
@@ -377,13 +372,5 @@ mod tests {
                 }
             })
             .await;
-    }
-
-    #[test]
-    fn ages_differ_by_a_tenth_either_way() {
-        let age = Duration::from_secs(60);
-        let millis = [0.0, 0.5, 1.0].map(|random| jittered(age, random).as_millis());
-        assert_eq!(millis, [54_000, 60_000, 66_000]);
-        assert_eq!(jittered(Duration::ZERO, 1.0), Duration::ZERO);
     }
 }

@@ -50,6 +50,10 @@ struct Shared<T> {
     written: usize,
     /// An error met at the end of a turn, for `h2`'s next write or flush.
     failed: Option<io::Error>,
+    /// `h2` is between two frames: it flushes when, and only when, it has handed over whole ones.
+    between: bool,
+    /// Frames of ours, to be written there.
+    aside: &'static [u8],
     ahead: Ahead,
     /// Bytes that the socket gave in this turn.
     read: usize,
@@ -66,9 +70,25 @@ struct Ahead {
 
 impl<T> Gathered<T> {
     pub(super) fn new(io: T) -> (Self, TurnEnd<T>) {
-        let shared = Shared { io, gathered: Vec::new(), written: 0, failed: None, ahead: Ahead::default(), read: 0 };
+        let shared = Shared {
+            io,
+            gathered: Vec::new(),
+            written: 0,
+            failed: None,
+            between: false,
+            aside: &[],
+            ahead: Ahead::default(),
+            read: 0,
+        };
         let shared = Rc::new(RefCell::new(shared));
         (Self { shared: Rc::clone(&shared) }, TurnEnd { shared })
+    }
+}
+
+impl<T> TurnEnd<T> {
+    /// Whole frames, which `h2` does not know of, to be written as soon as they fit between its own.
+    pub(super) fn say(&self, frames: &'static [u8]) {
+        self.shared.borrow_mut().aside = frames;
     }
 }
 
@@ -77,6 +97,10 @@ impl<T: AsyncWrite + Unpin> TurnEnd<T> {
     pub(super) fn poll(&self, cx: &mut Context<'_>) {
         let shared = &mut *self.shared.borrow_mut();
         shared.read = 0;
+        if shared.between && !shared.aside.is_empty() {
+            let frames = std::mem::take(&mut shared.aside);
+            shared.gather(&[IoSlice::new(frames)]);
+        }
         if shared.gathered.is_empty() || shared.failed.is_some() {
             return;
         }
@@ -92,6 +116,7 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Err(error));
         }
+        self.between = false;
         let count = slices.iter().map(|slice| slice.len()).sum::<usize>();
         if self.gathered.len() + count > LIMIT {
             ready!(self.poll_drain(cx))?;
@@ -99,6 +124,11 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
         if self.gathered.is_empty() && !(LARGE..LIMIT).contains(&count) {
             return Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         }
+        self.gather(slices);
+        Poll::Ready(Ok(count))
+    }
+
+    fn gather(&mut self, slices: &[IoSlice<'_>]) {
         if self.gathered.capacity() == 0 {
             self.gathered = SPARE_WRITE.take();
             self.gathered.reserve(LIMIT);
@@ -106,7 +136,6 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
         for slice in slices {
             self.gathered.extend_from_slice(slice);
         }
-        Poll::Ready(Ok(count))
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -198,6 +227,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
     /// `h2` flushes after every frame; the end of the turn does what this stands for.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shared = &mut *self.shared.borrow_mut();
+        shared.between = true;
         if let Some(error) = shared.failed.take() {
             return Poll::Ready(Err(error));
         }

@@ -2,6 +2,7 @@
 
 use super::{FRAME, Ledger};
 use crate::body::{Body, Chunk};
+use crate::costs::Held;
 use crate::error::UpstreamError;
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
@@ -61,6 +62,7 @@ struct Ahead {
 #[derive(Debug)]
 struct Stall {
     held: usize,
+    paid: Held,
     tick: Pin<Box<Sleep>>,
 }
 
@@ -242,11 +244,12 @@ impl Pump {
     fn poll_stalled(&mut self, cx: &mut Context<'_>, source: &mut Body) -> Poll<Result<(), PumpError>> {
         self.absorb(cx, source);
         let holds = source.held().max(self.pending.len());
-        let stall = self
-            .stall
-            .get_or_insert_with(|| Box::new(Stall { held: 0, tick: Box::pin(tokio::time::sleep(STALL_TICK)) }));
+        let stall = self.stall.get_or_insert_with(|| {
+            Box::new(Stall { held: 0, paid: Held::new(0), tick: Box::pin(tokio::time::sleep(STALL_TICK)) })
+        });
         self.ledger.replace(stall.held, holds);
         stall.held = holds;
+        stall.paid.set(holds);
         while stall.tick.as_mut().poll(cx).is_ready() {
             if self.ledger.is_overdrawn() {
                 self.sink.send_reset(Reason::ENHANCE_YOUR_CALM);

@@ -11,9 +11,18 @@ use h2::Reason;
 use h2::server::SendResponse;
 use http::{Request, Response};
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Sleep, sleep};
+
+/// A GOAWAY that refuses nothing: last stream 2^31-1, NO_ERROR (RFC 9113 §6.8).
+const NOTICE: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+/// From the notice to the end. `h2` takes the answer to a PING for the end of what was under way; a client that has to wait
+/// for its turn answers first, and sends the requests it has queued after it: they would be refused.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A client's connection.
 #[derive(Debug)]
@@ -21,6 +30,8 @@ pub struct Server<T> {
     connection: h2::server::Connection<Gathered<T>, Bytes>,
     turn_end: TurnEnd<T>,
     send_buffer: usize,
+    /// Between the notice and the end.
+    grace: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
@@ -40,11 +51,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
             .handshake(io)
             .await
             .map_err(|error| upstream_error(&error))?;
-        Ok(Self { connection, turn_end, send_buffer: settings.send_buffer })
+        Ok(Self { connection, turn_end, send_buffer: settings.send_buffer, grace: None })
     }
 
     /// The next request; `None` when the connection ended. Must be polled for streams to make progress.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Exchange, UpstreamError>>> {
+        if self.grace.as_mut().is_some_and(|grace| grace.as_mut().poll(cx).is_ready()) {
+            self.grace = None;
+            self.connection.graceful_shutdown();
+        }
         let (next, send_buffer) = (self.connection.poll_accept(cx), self.send_buffer);
         self.turn_end.poll(cx);
         next.map(|next| {
@@ -56,9 +71,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
         })
     }
 
-    /// GOAWAY now, streams that the client began before it saw it are still served (RFC 9113 §6.8's two steps).
+    /// GOAWAY with the next poll; streams that the client began before it saw it are still served, and the last one is
+    /// named when they have come (RFC 9113 §6.8's two steps).
     pub fn drain(&mut self) {
-        self.connection.graceful_shutdown();
+        self.turn_end.say(NOTICE);
+        self.grace = Some(Box::pin(sleep(GRACE)));
     }
 }
 
@@ -124,3 +141,6 @@ impl Responder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! PEM → a certificate chain with its key, or the anchors that chains must end in.
 
-use super::provider;
+use super::{Facts, provider};
 use crate::config::resource::Sensitive;
 use rustls::RootCertStore;
 use rustls::client::verify_server_name;
@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// A certificate chain and the key of its first certificate.
 #[derive(Clone)]
@@ -19,6 +20,7 @@ pub struct Certificate {
     certified: Arc<CertifiedKey>,
     chain: Sensitive,
     key: Sensitive,
+    secret: Option<Arc<str>>,
 }
 
 /// Certificates that others' chains must end in.
@@ -26,6 +28,7 @@ pub struct Certificate {
 pub struct TrustAnchors {
     roots: Arc<RootCertStore>,
     pem: Sensitive,
+    secret: Option<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +59,7 @@ impl Certificate {
             rustls::Error::InconsistentKeys(_) => CertificateError::Mismatch,
             _ => CertificateError::BadKey,
         })?;
-        Ok(Self { certified: Arc::new(certified), chain, key })
+        Ok(Self { certified: Arc::new(certified), chain, key, secret: None })
     }
 
     /// Whether the certificate bears the name.
@@ -64,6 +67,20 @@ impl Certificate {
         let Ok(name) = ServerName::try_from(name) else { return false };
         let parsed = self.certified.cert.first().map(ParsedCertificate::try_from);
         parsed.and_then(Result::ok).is_some_and(|parsed| verify_server_name(&parsed, &name).is_ok())
+    }
+
+    /// `secret`: `namespace/name` of the Secret it came in.
+    pub fn of_secret(self, secret: &str) -> Self {
+        Self { secret: Some(secret.into()), ..self }
+    }
+
+    pub fn secret(&self) -> Option<&Arc<str>> {
+        self.secret.as_ref()
+    }
+
+    /// What its chain says, its own certificate first; `None` for one that is not understood.
+    pub fn facts(&self, now: SystemTime) -> impl Iterator<Item = Option<Facts>> {
+        self.certified.cert.iter().map(move |der| Facts::of(der, now))
     }
 
     pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {
@@ -74,7 +91,7 @@ impl Certificate {
 impl TrustAnchors {
     /// Nobody is believed.
     pub fn none() -> Self {
-        Self { roots: Arc::new(RootCertStore::empty()), pem: Sensitive::new(Vec::new()) }
+        Self { roots: Arc::new(RootCertStore::empty()), pem: Sensitive::new(Vec::new()), secret: None }
     }
 
     /// # Errors
@@ -84,7 +101,22 @@ impl TrustAnchors {
         for certificate in certificates(pem.bytes())? {
             roots.add(certificate).map_err(|_| CertificateError::BadCertificate)?;
         }
-        Ok(Self { roots: Arc::new(roots), pem })
+        Ok(Self { roots: Arc::new(roots), pem, secret: None })
+    }
+
+    /// `secret`: `namespace/name` of the Secret they came in, or were to come in.
+    pub fn of_secret(self, secret: &str) -> Self {
+        Self { secret: Some(secret.into()), ..self }
+    }
+
+    pub fn secret(&self) -> Option<&Arc<str>> {
+        self.secret.as_ref()
+    }
+
+    /// What each of them says; `None` for one that is not understood.
+    pub fn facts(&self, now: SystemTime) -> Vec<Option<Facts>> {
+        let all = certificates(self.pem.bytes()).unwrap_or_default();
+        all.iter().map(|der| Facts::of(der, now)).collect()
     }
 
     pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
@@ -105,13 +137,13 @@ fn fingerprint(bytes: &[u8]) -> String {
 
 impl PartialEq for Certificate {
     fn eq(&self, other: &Self) -> bool {
-        self.chain == other.chain && self.key == other.key
+        self.chain == other.chain && self.key == other.key && self.secret == other.secret
     }
 }
 
 impl PartialEq for TrustAnchors {
     fn eq(&self, other: &Self) -> bool {
-        self.pem == other.pem
+        self.pem == other.pem && self.secret == other.secret
     }
 }
 

@@ -4,8 +4,10 @@
 //! data path cannot meet a bad one; keys are never printed.
 
 mod certificate;
+mod facts;
 
 pub use certificate::{Certificate, CertificateError, TrustAnchors};
+pub use facts::{Facts, Standing};
 
 use rustls::crypto::CryptoProvider;
 use std::sync::{Arc, LazyLock};

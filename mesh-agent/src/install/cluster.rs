@@ -1,9 +1,9 @@
 //! Objects to and from an API server, and the wait for what they do.
 
+use crate::fleet;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, DynamicObject as Object, GroupVersionKind};
-use kube::{Client, Config, ResourceExt};
+use kube::{Client, ResourceExt};
 use serde_yaml_ng::Value;
 use std::fmt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::path::Path;
 const MANAGER: &str = "undermesh";
 
 pub struct Cluster {
-    client: Client,
+    pub(super) client: Client,
     /// Its address.
     pub server: String,
 }
@@ -25,6 +25,8 @@ pub enum Done {
     Unchanged,
     Deleted,
     Absent,
+    /// Somebody's objects hang on it.
+    Kept,
 }
 
 /// How far a DaemonSet is.
@@ -49,21 +51,15 @@ pub enum ClusterError {
 }
 
 impl Cluster {
-    /// By a kubeconfig's current context; `None`: as kubectl finds it.
+    /// By a kubeconfig's context; `None`: as kubectl finds it.
     ///
     /// # Errors
     /// Without a usable kubeconfig. Nothing is asked yet.
-    pub async fn of(kubeconfig: Option<&Path>) -> Result<Self, ClusterError> {
-        let wrong = |error: &dyn fmt::Display| ClusterError::Config(error.to_string());
-        let config = match kubeconfig {
-            Some(path) => {
-                let read = Kubeconfig::read_from(path).map_err(|e| wrong(&format!("{}: {e}", path.display())))?;
-                Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(|e| wrong(&e))?
-            }
-            None => Config::infer().await.map_err(|e| wrong(&e))?,
-        };
+    pub async fn of(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self, ClusterError> {
+        let config = fleet::config(kubeconfig, context).await.map_err(ClusterError::Config)?;
         let server = config.cluster_url.to_string();
-        Ok(Self { client: Client::try_from(config).map_err(|e| wrong(&e))?, server })
+        let client = Client::try_from(config).map_err(|error| ClusterError::Config(error.to_string()))?;
+        Ok(Self { client, server })
     }
 
     /// Server-side apply: fields that others set and we do not name stay.
@@ -101,6 +97,29 @@ impl Cluster {
         let (api, object) = self.api(object)?;
         let found = api.get_opt(&object.name_any()).await;
         Ok(found.map_err(|source| ClusterError::Api { object: label(&object), source })?.is_some())
+    }
+
+    /// Whether it is the definition of a kind of which there are objects.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn is_used(&self, object: &Value) -> Result<bool, ClusterError> {
+        if object.get("kind").and_then(Value::as_str) != Some("CustomResourceDefinition")
+            || !self.exists(object).await?
+        {
+            return Ok(false);
+        }
+        let spec = serde_json::to_value(object.get("spec"))?;
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let kind = GroupVersionKind::gvk(
+            &text(&spec["group"]),
+            &text(&spec["versions"][0]["name"]),
+            &text(&spec["names"]["kind"]),
+        );
+        let kind = ApiResource::from_gvk_with_plural(&kind, &text(&spec["names"]["plural"]));
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &kind);
+        let some = api.list(&kube::api::ListParams::default().limit(1)).await;
+        Ok(!some.map_err(|source| ClusterError::Api { object: kind.plural, source })?.items.is_empty())
     }
 
     /// Pods of the agent that are there, those that are ending too.
@@ -152,12 +171,14 @@ impl Progress {
 
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        // Padded: a column of them.
+        f.pad(match self {
             Self::Created => "created",
             Self::Configured => "configured",
             Self::Unchanged => "unchanged",
             Self::Deleted => "deleted",
             Self::Absent => "not there",
+            Self::Kept => "kept",
         })
     }
 }

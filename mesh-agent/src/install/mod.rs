@@ -9,7 +9,7 @@ mod render;
 mod values;
 
 pub use cluster::{Cluster, ClusterError, Done, Progress};
-pub use owner::{Owner, is_gone};
+pub use owner::{Owner, OwnerWatch};
 pub use values::{Profile, Values, ValuesError};
 
 use serde_yaml_ng::Value;
@@ -20,8 +20,15 @@ pub const NAMESPACE: &str = "undermesh-system";
 pub const NAME: &str = "undermesh";
 
 const TEMPLATES: &[(&str, &str)] = &[
+    ("requestpolicies.yaml", include_str!("../../../deploy/helm/undermesh/templates/requestpolicies.yaml")),
     ("rbac.yaml", include_str!("../../../deploy/helm/undermesh/templates/rbac.yaml")),
     ("daemonset.yaml", include_str!("../../../deploy/helm/undermesh/templates/daemonset.yaml")),
+];
+
+/// Kinds that are somebody else's, for clusters that have none yet.
+const DEFINITIONS: &[(&str, &str)] = &[
+    ("gateway-api.yaml", include_str!("../../../deploy/crds/gateway-api.yaml")),
+    ("istio.yaml", include_str!("../../../deploy/crds/istio.yaml")),
 ];
 
 /// The namespace, which Helm makes itself (`--create-namespace`). Its label lets the agents be on the host's network.
@@ -52,22 +59,37 @@ pub fn objects(values: &Values, namespace: &str) -> Result<Vec<Value>, ManifestE
     for (template, text) in [("namespace.yaml", OWN_NAMESPACE)].iter().chain(TEMPLATES).copied() {
         let text =
             render::render(text, values, namespace).map_err(|source| ManifestError::Template { template, source })?;
-        for document in serde_yaml_ng::Deserializer::from_str(&text) {
-            let object = serde::Deserialize::deserialize(document);
-            objects.push(object.map_err(|source| ManifestError::Yaml { template, source })?);
-        }
+        documents(template, &text, &mut objects)?;
     }
     Ok(objects)
 }
 
-/// The objects as one text for `kubectl apply`.
+/// The definitions of the Gateway API's and Istio's kinds.
 ///
 /// # Errors
-/// As [`objects`].
-pub fn manifest(values: &Values, namespace: &str) -> Result<String, ManifestError> {
+/// None that a user can cause: a test reads them.
+pub fn definitions() -> Result<Vec<Value>, ManifestError> {
+    let mut objects = Vec::new();
+    DEFINITIONS.iter().try_for_each(|(file, text)| documents(file, text, &mut objects))?;
+    Ok(objects)
+}
+
+fn documents(template: &'static str, text: &str, into: &mut Vec<Value>) -> Result<(), ManifestError> {
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let object = serde::Deserialize::deserialize(document);
+        into.push(object.map_err(|source| ManifestError::Yaml { template, source })?);
+    }
+    Ok(())
+}
+
+/// Objects as one text for `kubectl apply`.
+///
+/// # Errors
+/// None that a user can cause: what was read can be written.
+pub fn manifest(objects: &[Value]) -> Result<String, ManifestError> {
     let mut all = String::new();
-    for object in objects(values, namespace)? {
-        let text = serde_yaml_ng::to_string(&object);
+    for object in objects {
+        let text = serde_yaml_ng::to_string(object);
         let text = text.map_err(|source| ManifestError::Yaml { template: "objects", source })?;
         all.push_str("---\n");
         all.push_str(&text);

@@ -4,7 +4,7 @@ use super::ids::name_of;
 use super::{KernelError, maps};
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuHashMap};
 use mesh_common::Reason;
-use mesh_common::maps::{Name, ServiceStats};
+use mesh_common::maps::{Name, SRTT_BUCKETS, ServiceStats};
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
@@ -36,6 +36,10 @@ pub struct ServiceCounters {
     pub retransmits: u64,
     /// Mean over closed connections of the round-trip time at close, in µs.
     pub srtt_us: u64,
+    /// The sum of it.
+    pub srtt_us_sum: u64,
+    /// Closed connections by their round-trip time (`SRTT_BOUNDS_US`).
+    pub srtt: [u64; SRTT_BUCKETS],
 }
 
 impl fmt::Debug for Counters {
@@ -74,7 +78,7 @@ impl Counters {
         let rows = self.0.services.iter().filter_map(Result::ok);
         rows.map(|(id, cpus)| {
             let sum = |field: fn(&ServiceStats) -> u64| cpus.iter().map(field).sum::<u64>();
-            let closed = sum(|s| s.closed);
+            let (closed, srtt_us_sum) = (sum(|s| s.closed), sum(|s| s.srtt_us_sum));
             ServiceCounters {
                 service: name_of(&self.0.names, id),
                 opened: sum(|s| s.opened),
@@ -82,7 +86,9 @@ impl Counters {
                 bytes_sent: sum(|s| s.bytes_sent),
                 bytes_received: sum(|s| s.bytes_received),
                 retransmits: sum(|s| s.retransmits),
-                srtt_us: sum(|s| s.srtt_us_sum).checked_div(closed).unwrap_or_default(),
+                srtt_us: srtt_us_sum.checked_div(closed).unwrap_or_default(),
+                srtt_us_sum,
+                srtt: cpus.iter().fold([0; SRTT_BUCKETS], |all, s| std::array::from_fn(|at| all[at] + s.srtt[at])),
             }
         })
         .collect()

@@ -35,6 +35,7 @@ pub struct Event {
     pub bytes_sent: u64,
     pub bytes_received: u64,
     pub srtt_us: u32,
+    pub retransmits: u32,
 }
 
 impl Events {
@@ -72,6 +73,7 @@ impl Events {
             bytes_sent: raw.bytes_sent,
             bytes_received: raw.bytes_received,
             srtt_us: raw.srtt_us,
+            retransmits: raw.retransmits,
         })
     }
 }

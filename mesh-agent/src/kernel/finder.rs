@@ -3,11 +3,12 @@
 //! The kubelet names each pod's cgroup after its UID, with every driver and version of cgroups: `…/pod<uid>/…`
 //! (cgroupfs), `…-pod<uid with underscores>.slice/…` (systemd). A pod's namespace is that of its oldest process (the
 //! sandbox's), so that a pod which makes namespaces of its own is still found right. Needs the node's PIDs (`hostPID`)
-//! and CAP_SYS_PTRACE.
+//! and CAP_SYS_PTRACE. A pod without a process yet is known by what its CNI plugin handed over, for a moment.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,10 @@ use std::time::{Duration, Instant};
 
 /// All processes are looked at this often at most, however many pods have none yet.
 const SCAN: Duration = Duration::from_millis(250);
+
+/// What a plugin handed over counts this long: the sandbox's process begins right after. After that the processes say
+/// where the pod is, also when its sandbox is made anew.
+pub(super) const HANDED: Duration = Duration::from_secs(10);
 
 /// Length of a UID: a UUID, or the 32 digits of a static pod's.
 const UID: std::ops::RangeInclusive<usize> = 32..=36;
@@ -25,6 +30,16 @@ pub(super) struct Finder {
     /// By pod UID: its oldest process at the last scan.
     holders: HashMap<Box<str>, Holder>,
     scanned: Option<Instant>,
+    /// By pod UID: namespaces of sandboxes that are just made.
+    handed: HashMap<Arc<str>, Handed>,
+}
+
+#[derive(Debug)]
+struct Handed {
+    netns: File,
+    /// One pod may have several, one after the other.
+    container: String,
+    at: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +51,7 @@ struct Holder {
 
 impl Default for Finder {
     fn default() -> Self {
-        Self { proc: PathBuf::from("/proc"), holders: HashMap::new(), scanned: None }
+        Self { proc: PathBuf::from("/proc"), holders: HashMap::new(), scanned: None, handed: HashMap::new() }
     }
 }
 
@@ -44,6 +59,10 @@ impl Finder {
     /// Opens the namespace of a pod. The process may end, and its number be another's, at any moment: what was opened
     /// counts only if the process is still the pod's afterwards.
     pub(super) fn open(&mut self, uid: &Arc<str>) -> io::Result<(PathBuf, File)> {
+        self.expire();
+        if let Some(Handed { netns, .. }) = self.handed.get(uid) {
+            return Ok((PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd())), netns.try_clone()?));
+        }
         if let Some(opened) = self.open_known(uid)? {
             return Ok(opened);
         }
@@ -54,6 +73,25 @@ impl Finder {
         }
         let none = || io::Error::new(io::ErrorKind::NotFound, "the pod has no process yet (or not any more)");
         self.open_known(uid)?.ok_or_else(none)
+    }
+
+    /// A sandbox is being made, and has no process yet.
+    pub(super) fn hand_over(&mut self, uid: &Arc<str>, container: String, netns: File) {
+        self.handed.insert(Arc::clone(uid), Handed { netns, container, at: Instant::now() });
+    }
+
+    /// A sandbox goes, maybe before it had a process.
+    pub(super) fn forget(&mut self, container: &str) {
+        self.handed.retain(|_, handed| handed.container != container);
+    }
+
+    /// Something will expire.
+    pub(super) fn is_holding(&self) -> bool {
+        !self.handed.is_empty()
+    }
+
+    pub(super) fn expire(&mut self) {
+        self.handed.retain(|_, handed| handed.at.elapsed() < HANDED);
     }
 
     fn open_known(&self, uid: &str) -> io::Result<Option<(PathBuf, File)>> {
@@ -182,6 +220,14 @@ mod tests {
         let uid: Arc<str> = A.into();
         let read = |found: io::Result<(PathBuf, File)>| io::read_to_string(found?.1);
         assert_eq!(read(finder.open(&uid)).unwrap(), "a");
+        // A new sandbox, whose process is still to come; the old one's is still there.
+        finder.hand_over(&uid, "c2".into(), File::open(proc.join("b")).unwrap());
+        assert_eq!(read(finder.open(&uid)).unwrap(), "b");
+        finder.forget("c1");
+        assert!(finder.is_holding(), "that was another sandbox");
+        finder.handed.get_mut(&uid).unwrap().at -= HANDED;
+        assert_eq!(read(finder.open(&uid)).unwrap(), "a", "the processes say where it is");
+        assert!(!finder.is_holding());
         // Process 8 ends, and another pod's gets its number.
         process(proc, 8, 90, "11111111-57a5-4b1e-9a55-0d4f3a2b1c0d", "b");
         fs::remove_dir_all(proc.join("9")).unwrap();

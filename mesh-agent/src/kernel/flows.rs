@@ -23,6 +23,8 @@ pub struct FlowInfo {
     pub orig: OrigDst,
     /// The flow may be redirected past TCP/IP by sk_msg.
     pub sk_msg: bool,
+    /// Bytes that it took past TCP/IP so far, both ways.
+    pub redirected_bytes: u64,
     /// CLOCK_MONOTONIC of the handshake's end.
     pub opened_ns: u64,
 }
@@ -40,6 +42,7 @@ impl FlowTable {
         Some(FlowInfo {
             orig: OrigDst::new(flow.orig.dst.into()),
             sk_msg: flow.orig.flags & ORIG_SK_MSG != 0,
+            redirected_bytes: flow.redirected_bytes,
             opened_ns: flow.opened_ns,
         })
     }

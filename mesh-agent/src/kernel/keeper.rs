@@ -4,7 +4,7 @@
 //! namespace so that its address stays). Invariant: callers hold only a channel; the thread alone changes namespaces,
 //! so that it can become a process of its own.
 
-use super::finder::Finder;
+use super::finder::{Finder, HANDED};
 use super::sys;
 use crate::snapshot::NetnsPlace;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -92,6 +92,18 @@ impl Keeper {
         self.ask(|reply| Request::Listeners { place, shards: shards.max(1), backlog, reply }).await
     }
 
+    /// Knows a pod by the namespace of a sandbox that is being made, until a process of it is found.
+    pub async fn hand_over(&self, uid: &Arc<str>, container: &str, netns: OwnedFd) -> Result<Netns, KeeperError> {
+        let (uid, container) = (Arc::clone(uid), container.to_owned());
+        self.ask(|reply| Request::HandOver { uid, container, netns: netns.into(), reply }).await
+    }
+
+    /// The sandbox of this container goes.
+    pub fn forget(&self, container: &str) {
+        // Without the thread there is nothing to forget.
+        let _ = self.requests.send(Request::Forget { container: container.to_owned() });
+    }
+
     /// Opens a namespace without listening.
     pub async fn open_netns(&self, place: &NetnsPlace) -> Result<Netns, KeeperError> {
         let place = place.clone();
@@ -164,6 +176,8 @@ type Reply<T> = oneshot::Sender<Result<T, KeeperError>>;
 enum Request {
     Listeners { place: NetnsPlace, shards: usize, backlog: i32, reply: Reply<PodListeners> },
     Netns { place: NetnsPlace, reply: Reply<Netns> },
+    HandOver { uid: Arc<str>, container: String, netns: File, reply: Reply<Netns> },
+    Forget { container: String },
     Port { netns: Netns, port: u16, backlog: i32, reply: Reply<TcpListener> },
     Socket { netns: Netns, family: Family, reply: Reply<OwnedFd> },
 }
@@ -172,7 +186,18 @@ enum Request {
 fn serve(inbox: &mpsc::Receiver<Request>) {
     let mut current = None;
     let mut finder = Finder::default();
-    while let Ok(request) = inbox.recv() {
+    loop {
+        // Open namespaces are not kept while nobody asks.
+        let next = match finder.is_holding() {
+            true => inbox.recv_timeout(HANDED),
+            false => inbox.recv().map_err(Into::into),
+        };
+        finder.expire();
+        let request = match next {
+            Ok(request) => request,
+            Err(mpsc::RecvTimeoutError::Timeout) => continue,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        };
         // A caller that has gone away does not want its answer.
         match request {
             Request::Listeners { place, shards, backlog, reply } => {
@@ -182,6 +207,15 @@ fn serve(inbox: &mpsc::Receiver<Request>) {
             Request::Netns { place, reply } => {
                 let _ = reply.send(open(&place, &mut finder, &mut current));
             }
+            Request::HandOver { uid, container, netns, reply } => {
+                finder.hand_over(&uid, container.clone(), netns);
+                let opened = open(&NetnsPlace::Pod(uid), &mut finder, &mut current);
+                if opened.is_err() {
+                    finder.forget(&container);
+                }
+                let _ = reply.send(opened);
+            }
+            Request::Forget { container } => finder.forget(&container),
             Request::Port { netns, port, backlog, reply } => {
                 let opened = enter(&netns, &mut current).and_then(|()| every_address(&netns, port, backlog));
                 let _ = reply.send(opened);

@@ -6,7 +6,7 @@
 
 use super::sys::{self, AttachType};
 use super::tier::{Adoption, HookState, HookStatus};
-use super::{Config, KernelError, maps, mounts};
+use super::{Config, KernelError, maps, mounts, selftest};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkMsg, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
@@ -109,8 +109,15 @@ pub(super) fn load(config: &Config) -> Result<Loaded, KernelError> {
     Ok(Loaded { object, adoption, hooks })
 }
 
-/// Removes programs, links and maps; open connections go on. A missing folder is fine.
+/// Removes programs, links and maps, those of a self-test that was killed too; open connections go on. A missing folder is
+/// fine.
 pub fn uninstall(pin_dir: &Path) -> Result<(), KernelError> {
+    remove_all(&selftest::pins(pin_dir))?;
+    remove_all(pin_dir)
+}
+
+/// As [`uninstall`], of one folder.
+pub(super) fn remove_all(pin_dir: &Path) -> Result<(), KernelError> {
     remove_pins(pin_dir)?;
     match fs::remove_dir(pin_dir) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {

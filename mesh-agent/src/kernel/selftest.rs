@@ -14,7 +14,7 @@ use mesh_common::Addr;
 use mesh_common::maps::{TARGET_SK_MSG, Target, Verdict};
 use serde::{Deserialize, Serialize};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ pub(super) fn run(config: &Config) -> SelfTest {
         .map_err(|e| e.to_string())
         .and_then(|thread| thread.join().unwrap_or_else(|_| Err("the self-test panicked".to_owned())));
     // A killed self-test's pins are removed by the next one.
-    let clean = load::uninstall(&pins);
+    let clean = load::remove_all(&pins);
     match (outcome, clean) {
         (Ok(Checked { passed, limits }), Ok(())) => {
             SelfTest { passed: true, detail: format!("passed: {}", passed.join(", ")), limits }
@@ -81,10 +81,8 @@ pub(super) fn run(config: &Config) -> SelfTest {
 /// Where the scratch instance lives: beside the real one, attached to this process's cgroup.
 fn scratch(config: &Config) -> Result<Config, KernelError> {
     let own = mounts::own_cgroup()?;
-    let mut pins = config.pin_dir.clone().into_os_string();
-    pins.push("-selftest");
-    let pin_dir = PathBuf::from(pins);
-    load::uninstall(&pin_dir)?;
+    let pin_dir = pins(&config.pin_dir);
+    load::remove_all(&pin_dir)?;
     let capacities = super::Capacities { events: 4096, flows: 64, socks: 128, ..super::Capacities::TINY };
     let mut scratch = Config::new(own.clone(), own, pin_dir);
     scratch.capacities = capacities;
@@ -93,6 +91,13 @@ fn scratch(config: &Config) -> Result<Config, KernelError> {
     // A loaded machine must not fail the test by a late beat.
     scratch.beat_max_age = Duration::from_secs(10);
     Ok(scratch)
+}
+
+/// The folder of the scratch instance beside an agent's.
+pub(super) fn pins(pin_dir: &Path) -> PathBuf {
+    let mut pins = pin_dir.to_owned().into_os_string();
+    pins.push("-selftest");
+    pins.into()
 }
 
 fn in_scratch(scratch: Config) -> Result<Checked, String> {

@@ -2,7 +2,7 @@
 
 use super::{Accepted, Origin, Source, Wants};
 use crate::addr::ClientAddr;
-use crate::connections::{Connection, Connections, Listed};
+use crate::connections::{Captured, Connection, Connections, Listed};
 use crate::telemetry::{Metrics, Trouble};
 use socket2::SockRef;
 use std::fs::File;
@@ -62,14 +62,14 @@ impl OpenGuard {
         self
     }
 
-    fn list(&mut self, client: ClientAddr, wants: &Wants, source: &Source) {
+    fn list(&mut self, client: ClientAddr, wants: &Wants, source: &Source, captured: Option<Captured>) {
         let destination = match wants {
             Wants::Original(dst) => dst.to_string(),
             Wants::Port(key) => key.to_string(),
             Wants::Gateway { port, .. } => format!("gateway port {port}"),
         };
         let source = source.workload.as_ref().map(|workload| workload.key.to_string());
-        self.listed = Some(self.limits.listed.enter(client, source, destination));
+        self.listed = Some(self.limits.listed.enter(client, source, destination, captured));
     }
 
     /// What is shown of the connection; `None` before its destination was known.
@@ -142,7 +142,7 @@ fn admit(
         reset(&stream);
         return Err(Trouble::NoFlow);
     };
-    guard.list(client, &wants, &source);
+    guard.list(client, &wants, &source, origin.captured(client, local));
     let _ = stream.set_nodelay(true);
     let stream = stream.into_std().map_err(|_| Trouble::Accept)?;
     dispatch(Accepted { stream, client, wants, source, guard });

@@ -12,14 +12,24 @@ pub use accept::{Limits, OpenGuard, run};
 
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::connect::{Dialer, OpenSocket};
+use crate::connections::Captured;
 use crate::snapshot::{Client, PortKey, Workload};
+use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Finds what the app asked for: (the app's end, the listener's end) → original destination.
-pub type FindFlow = Arc<dyn Fn(ClientAddr, SocketAddr) -> Option<OrigDst> + Send + Sync>;
+/// Finds what the app asked for: (the app's end, the listener's end) → the flow.
+pub type FindFlow = Arc<dyn Fn(ClientAddr, SocketAddr) -> Option<Flow> + Send + Sync>;
+
+/// What the kernel knows of a captured connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    pub orig: OrigDst,
+    /// Bytes that it took past TCP/IP so far, both ways.
+    pub redirected_bytes: u64,
+}
 
 /// Where a listener's connections come from and go to.
 #[derive(Clone)]
@@ -32,7 +42,8 @@ pub enum Origin {
 
 /// An enrolled pod of this node.
 pub struct Pod {
-    pub workload: Arc<Workload>,
+    /// Its labels and addresses may change while its listeners are open.
+    pub workload: ArcSwap<Workload>,
     /// Its network namespace as the kernel knows it; never 0.
     pub cookie: u64,
     pub find_flow: FindFlow,
@@ -106,7 +117,7 @@ impl Wants {
 impl Pod {
     fn source(&self) -> Source {
         Source {
-            workload: Some(Arc::clone(&self.workload)),
+            workload: Some(self.workload.load_full()),
             cookie: self.cookie,
             dialer: Dialer::Pod(Arc::clone(&self.open_socket)),
         }
@@ -122,18 +133,34 @@ impl Origin {
                 Some((Wants::Port(key.clone()), source))
             }
             Self::Captured(pod) => {
-                let original = (pod.find_flow)(client, local)?;
-                Some((Wants::Original(original), pod.source()))
+                let flow = (pod.find_flow)(client, local)?;
+                Some((Wants::Original(flow.orig), pod.source()))
             }
             Self::Gateway(pod, port) => Some((Wants::Gateway { port: *port, sni: None }, pod.source())),
         }
     }
 }
 
+impl Origin {
+    /// To be asked of a connection that was resolved; `None`: the kernel did not bring it here.
+    fn captured(&self, client: ClientAddr, local: SocketAddr) -> Option<Captured> {
+        let Self::Captured(pod) = self else { return None };
+        let find_flow = Arc::clone(&pod.find_flow);
+        Some(Captured(Box::new(move || Some(find_flow(client, local)?.redirected_bytes))))
+    }
+}
+
+impl From<OrigDst> for Flow {
+    /// One that TCP carries.
+    fn from(orig: OrigDst) -> Self {
+        Self { orig, redirected_bytes: 0 }
+    }
+}
+
 impl fmt::Debug for Pod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pod")
-            .field("workload", &self.workload.key)
+            .field("workload", &self.workload.load().key)
             .field("cookie", &self.cookie)
             .finish_non_exhaustive()
     }

@@ -22,8 +22,8 @@ pub struct Bucket {
 #[derive(Debug, Default)]
 pub struct Buckets(ArcSwap<FxHashMap<Key, Arc<Bucket>>>);
 
-/// The rule, and who is limited by it: a workload, or everybody who is none.
-type Key = (RuleRef, Option<WorkloadKey>);
+/// The rule, what of it is counted together, and who is limited: a workload, or everybody who is none.
+type Key = (RuleRef, Arc<str>, Option<WorkloadKey>);
 
 impl Bucket {
     /// Takes one token, if there is one.
@@ -46,12 +46,12 @@ impl Buckets {
     /// Whether `limit` lets a request of `source` pass.
     pub fn admit(&self, limit: &RateLimit, source: Option<&WorkloadKey>, now: Nanos, rng: &mut fastrand::Rng) -> bool {
         let held = limit.share >= 1_000_000 || rng.u32(..1_000_000) < limit.share;
-        !held || self.bucket(&limit.rule, source).take(limit, now)
+        !held || self.bucket(limit, source).take(limit, now)
     }
 
     /// A read of one map, except for a source's first request under a rule.
-    fn bucket(&self, rule: &RuleRef, source: Option<&WorkloadKey>) -> Arc<Bucket> {
-        let key = (rule.clone(), source.cloned());
+    fn bucket(&self, limit: &RateLimit, source: Option<&WorkloadKey>) -> Arc<Bucket> {
+        let key = (limit.rule.clone(), Arc::clone(&limit.scope), source.cloned());
         if let Some(bucket) = self.0.load().get(&key) {
             return Arc::clone(bucket);
         }
@@ -65,10 +65,10 @@ impl Buckets {
     }
 
     /// Forgets the buckets of rules that are gone; called when the configuration changes.
-    pub fn retain(&self, keep: impl Fn(&RuleRef, Option<&WorkloadKey>) -> bool) {
+    pub fn retain(&self, keep: impl Fn(&RuleRef, &str, Option<&WorkloadKey>) -> bool) {
         self.0.rcu(|buckets| {
             let mut buckets = FxHashMap::clone(buckets);
-            buckets.retain(|(rule, source), _| keep(rule, source.as_ref()));
+            buckets.retain(|(rule, scope, source), _| keep(rule, scope, source.as_ref()));
             buckets
         });
     }

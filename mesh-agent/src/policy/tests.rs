@@ -230,6 +230,7 @@ fn limit(max: u32, per_fill: u32, interval: Duration) -> RateLimit {
         resource_exhausted: false,
         response_headers: None,
         rule: RuleRef { object: None, field: "r".into() },
+        scope: "echo/".into(),
     }
 }
 
@@ -249,22 +250,24 @@ fn a_bucket_gives_what_it_has() {
 }
 
 #[test]
-fn each_source_and_rule_has_its_own() {
+fn each_source_rule_and_scope_has_its_own() {
     let buckets = Buckets::default();
     let mut rng = fastrand::Rng::with_seed(1);
     let limit = limit(1, 1, Duration::from_secs(60));
     let other = RateLimit { rule: RuleRef { object: None, field: "other".into() }, ..limit.clone() };
+    let route = RateLimit { scope: "echo/route".into(), ..limit.clone() };
     let [a, b] = ["a", "b"].map(|name| WorkloadKey { namespace: "shop".into(), name: name.into(), uid: name.into() });
     let mut admit = |limit: &RateLimit, source| buckets.admit(limit, source, Nanos(5), &mut rng);
     assert!(admit(&limit, Some(&a)) && !admit(&limit, Some(&a)));
     assert!(admit(&limit, Some(&b)) && admit(&limit, None) && admit(&other, Some(&a)));
+    assert!(admit(&route, Some(&a)) && !admit(&route, Some(&a)));
     let off = RateLimit { share: 0, ..limit.clone() };
     assert!(admit(&off, Some(&a)), "the limit holds for no request");
     let changed = RateLimit { max_tokens: 2, ..limit.clone() };
     assert!(admit(&changed, Some(&a)), "one more than before");
     assert!(!admit(&changed, Some(&a)), "but what was taken stays taken");
-    assert_eq!(buckets.len(), 4);
-    buckets.retain(|rule, source| *rule == limit.rule && source == Some(&a));
+    assert_eq!(buckets.len(), 5);
+    buckets.retain(|rule, scope, source| *rule == limit.rule && *scope == *limit.scope && source == Some(&a));
     assert_eq!(buckets.len(), 1);
 }
 

@@ -4,7 +4,7 @@ use super::Conn;
 use super::exchange::Inform;
 use crate::addr::EndpointAddr;
 use crate::body::Body;
-use crate::connect::Way;
+use crate::connect::{Link, Way};
 use crate::destination::Target;
 use crate::error::Failure;
 use crate::http1;
@@ -17,6 +17,7 @@ use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version, request};
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Sends a request's head and body to an endpoint and waits for the response's head.
 ///
@@ -63,7 +64,7 @@ async fn attempt_http2(
     served: &mut Option<Served>,
 ) -> Result<Response<Body>, Failure> {
     let lease = conn.ctx.pools.http2(way).await?;
-    let local = lease.local();
+    let local = over(conn, lease.link(), served);
     let head = http2_head(parts)?;
     let mut call = lease.send(head, body).map_err(|(error, _)| error)?;
     served.iter_mut().for_each(Served::sent);
@@ -77,6 +78,13 @@ async fn attempt_http2(
     let mut response = response.await?;
     name_ends(conn, way.to, local, &mut response);
     Ok(response)
+}
+
+/// Tells whoever wants to know which connection it is; the agent's end, for the access log.
+fn over(conn: &Conn, link: Option<&Arc<Link>>, served: &mut Option<Served>) -> Option<SocketAddr> {
+    let link = link?;
+    served.iter_mut().for_each(|served| served.over(link));
+    if conn.ctx.log.is_on() { link.local() } else { None }
 }
 
 /// For the access log, if there is one.
@@ -95,7 +103,7 @@ async fn attempt_http1(
     served: &mut Option<Served>,
 ) -> Result<Response<Body>, Failure> {
     let sender = conn.ctx.pools.http1(way).await?;
-    let local = sender.local();
+    let local = over(conn, sender.link(), served);
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = parts.uri.clone();

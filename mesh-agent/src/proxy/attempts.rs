@@ -200,6 +200,9 @@ impl Attempts<'_> {
     pub(super) fn served(&self, active: ActiveRequest, begun: Nanos) -> Served {
         let mut served = Served::new(&self.record.series, active, begun, self.record.grpc);
         served.request(self.record.request_head, self.record.request.as_ref());
+        if self.record.tap.is_some() || self.record.trace.is_some() {
+            served.watch();
+        }
         served
     }
 
@@ -214,6 +217,9 @@ impl Attempts<'_> {
         self.record.asked.get_or_insert(now);
         if let Some(log) = &mut self.record.log {
             log.asks(endpoint.addr());
+        }
+        if let Some(tap) = &mut self.record.tap {
+            tap.asks(endpoint.addr());
         }
         self.parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.record.attempts));
         self.timeouts.write(now.since(self.started), &mut self.parts.headers);

@@ -72,13 +72,13 @@ fn facts<'a>(conn: &'a Conn, routes: &'a Routes) -> route::Facts<'a> {
 async fn take(
     conn: &Rc<Conn>,
     routes: &Routes,
-    route: &Route,
+    route: &Arc<Route>,
     parts: &mut request::Parts,
     body: Body,
     inform: Inform,
     mut answer: Answer,
 ) -> Response<Body> {
-    answer.observed.record.route = Some(Arc::clone(&route.name));
+    answer.observed.record.route = Some(Arc::clone(route));
     if let Some(trace) = &mut answer.observed.record.trace {
         trace.operation(operation(routes, route));
     }
@@ -275,6 +275,7 @@ impl Answer {
         record.request_head = request_head(parts);
         record.head = conn.ctx.recorder.keeps_heads().then(|| Box::new(Head::of(parts)));
         record.log = conn.entry(parts);
+        record.tap = conn.tapped(parts);
         record.trace = trace;
         Self { observed: Observed::new(record), inside: !matches!(conn.wants, Wants::Gateway { .. }) }
     }

@@ -1,10 +1,11 @@
-//! What the access log is told of connections.
+//! What the access log, and whoever looks at what passes, are told of connections.
 
 use super::Conn;
 use crate::error::Failure;
 use crate::listen::Wants;
 use crate::snapshot::{PortKey, ServiceName};
 use crate::telemetry::access_log::Entry;
+use crate::telemetry::tap::Tapped;
 use crate::telemetry::{Callee, Passage};
 use crate::time::Nanos;
 use http::request;
@@ -16,6 +17,16 @@ impl Conn {
         let mut entry = self.begin()?;
         entry.head(head);
         Some(entry)
+    }
+
+    /// Of a request that somebody may want to see as it came.
+    pub(super) fn tapped(&self, head: &request::Parts) -> Option<Box<Tapped>> {
+        self.ctx.taps.request(self.source.workload.as_ref(), head, self.ends.client, &self.shown)
+    }
+
+    /// An opaque connection that somebody may want to see.
+    pub(super) fn tapped_opaque(&self) -> Option<Box<Tapped>> {
+        self.ctx.taps.connection(self.source.workload.as_ref(), self.ends.client, &self.shown)
     }
 
     /// An opaque connection's, from its beginning. `sni`: the name in its ClientHello.
@@ -44,7 +55,7 @@ impl Conn {
     /// Counts and logs an opaque connection that had no endpoint.
     pub(super) fn ended_by(&self, failure: &Failure, callee: &Arc<Callee>, log: Option<Box<Entry>>) {
         let series = self.ctx.recorder.series(self.source.workload.as_ref(), callee, None, || None);
-        let mut passage = Passage::new(series, Arc::clone(&self.shown), log);
+        let mut passage = Passage::new(series, Arc::clone(&self.shown), log, self.tapped_opaque());
         (passage.flags, passage.details) = failure.closed();
     }
 

@@ -4,6 +4,7 @@ use super::Conn;
 use super::attempt::attempt;
 use crate::balance::Ask;
 use crate::body::{Body, Chunk, Replay};
+use crate::costs;
 use crate::error::Failure;
 use crate::snapshot::route::Destination;
 use crate::telemetry::Trouble;
@@ -28,7 +29,7 @@ pub(super) fn send(conn: &Rc<Conn>, to: &Destination, port: u16, parts: &request
         },
     };
     let (conn, parts) = (Rc::clone(conn), parts.clone());
-    tokio::task::spawn_local(async move {
+    costs::spawn(async move {
         let ctx = &conn.ctx;
         let ask = Ask { now: Nanos::now(), ..Ask::default() };
         let chosen = target.cluster.pick(&ask, &mut ctx.rng.borrow_mut()).map_err(|_| Failure::NoEndpoint);

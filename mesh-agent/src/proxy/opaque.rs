@@ -5,6 +5,7 @@ use crate::addr::EndpointAddr;
 use crate::balance::{self, ActiveRequest, Ask, RequestFacts, affinity};
 use crate::connect::{Opaque, Stream, Way, Wire};
 use crate::connections::{Connection, Speaks};
+use crate::costs::{CONNECTION, Held};
 use crate::destination::Target;
 use crate::detect::{self, Replay, Sniff};
 use crate::error::{ConnectError, Failure, Flag, Flags};
@@ -13,7 +14,7 @@ use crate::listen::tls;
 use crate::snapshot::policy::{Balancer, HashKey};
 use crate::telemetry::access_log;
 use crate::telemetry::{ConnectionKind, Passage, Trouble};
-use crate::time::Nanos;
+use crate::time::{self, Nanos};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use smallvec::SmallVec;
@@ -21,6 +22,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -134,17 +136,21 @@ pub(super) async fn serve(conn: &Rc<Conn>, target: &Target, mut client: Client, 
         }
     };
     if let Some(log) = &mut log {
-        let local = endpoint.opaque.stream.socket().local_addr().ok();
+        let local = endpoint.opaque.link().local();
         log.connected(access_log::Connected { endpoint: endpoint.active.state().dialled().addr(), local });
     }
     let addr = endpoint.active.state().addr;
     let workload = || target.cluster.workload(addr);
     let series = conn.ctx.recorder.series(conn.source.workload.as_ref(), &target.callee, Some(addr), workload);
-    let mut passage = Passage::new(series, Arc::clone(&conn.shown), log);
+    let mut tap = conn.tapped_opaque();
+    tap.iter_mut().for_each(|tap| tap.asks(endpoint.active.state().dialled().addr()));
+    let mut passage = Passage::new(series, Arc::clone(&conn.shown), log, tap);
+    passage.link = Some(Arc::clone(endpoint.opaque.link()));
+    let _held = Held::new(CONNECTION);
     let settings = target.upstream.settings();
     let stream = &mut endpoint.opaque.stream;
     let mut forwarding = pin!(forward_bytes(&mut client, stream, settings.idle, &conn.shown));
-    let over = settings.max_connection_age.map(|age| Instant::now() + age);
+    let over = settings.max_connection_age.map(|age| Instant::now() + time::jittered(age, fastrand::f64()));
     let result = loop {
         let report = Instant::now() + Passage::REPORT;
         let next = over.map_or(report, |over| over.min(report));
@@ -240,7 +246,9 @@ pub(super) async fn serve_undeclared(conn: &Rc<Conn>, mut client: TcpStream) {
             return serve_mesh(conn, client, first, sniff == Sniff::Tls, made).await;
         }
     };
-    if let Some(Connected { opaque, active }) = connected {
+    // Without a word about it in the handshake TLS carries HTTP/1.1; HTTP/2 has to be agreed on (RFC 9113 §3.2).
+    let fits = wire == Wire::Http1 || !target.upstream.is_secured();
+    if let Some(Connected { opaque, active }) = connected.filter(|_| fits) {
         let addr = active.state().dialled();
         conn.ctx.pools.adopt(conn.way(&target, addr), wire, opaque).await;
     }
@@ -256,22 +264,18 @@ async fn race(
 ) -> Result<(Sniff, Option<Connected>), Failure> {
     let mut connecting = pin!(connect(conn, target));
     let closed = |_| Failure::ClientGone;
-    if target.upstream.is_secured() {
-        // What is spoken is agreed on in the handshake; and a server's session tickets are no word of the protocol.
-        return Ok((decided(client, first).await.map_err(closed)?, None));
-    }
     let connected = tokio::select! {
         // Half a preface read here is kept in `first`: reading is cancel-safe.
         sniff = detect::read(client, first) => return Ok((sniff.map_err(closed)?, None)),
         connected = connecting.as_mut() => connected,
     };
     match connected {
-        Ok(connected) => {
+        Ok(mut connected) => {
             let sniff = tokio::select! {
                 biased;
                 sniff = decided(client, first) => sniff.map_err(closed)?,
                 // The server speaks first, or has closed: either way it is not HTTP.
-                () = readable(&connected.opaque.stream) => Sniff::Opaque,
+                () = readable(&mut connected.opaque.stream) => Sniff::Opaque,
             };
             Ok((sniff, Some(connected)))
         }
@@ -282,11 +286,12 @@ async fn race(
     }
 }
 
-async fn readable(stream: &Stream) {
+/// An error is an end, and as good as a word.
+async fn readable(stream: &mut Stream) {
     match stream {
-        // An error is an end, and as good as a word.
         Stream::Plain(stream) => drop(stream.readable().await),
-        Stream::Tls(_) => std::future::pending().await,
+        // What is inside, which stays there: a server's session tickets are no word of its protocol.
+        Stream::Tls(stream) => drop(stream.fill_buf().await),
     }
 }
 

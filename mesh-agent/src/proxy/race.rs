@@ -81,6 +81,7 @@ impl<'a> Attempts<'a> {
                     if flights.is_empty() || self.is_usable(&flown) {
                         self.underway.drain(..).for_each(|(loser, since)| loser.overtaken(since, now));
                         (self.endpoint, self.record.series) = (Some(flown.endpoint), series);
+                        self.record.tap.iter_mut().for_each(|tap| tap.asks(flown.endpoint.addr()));
                         return Ok(flown);
                     }
                     tried.push(flown.endpoint);

@@ -69,6 +69,8 @@ pub enum App {
 pub struct ServerTls {
     /// The first that fits the SNI and the client's algorithms; empty with `files`.
     pub certificates: Vec<Arc<Certificate>>,
+    /// Secrets that were to bring one, each with the reason why it does not.
+    pub missing: Vec<Arc<str>>,
     pub files: Option<TlsFiles>,
     pub clients: ClientCertificates,
     pub min: TlsVersion,

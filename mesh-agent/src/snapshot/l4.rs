@@ -2,7 +2,7 @@
 //! that is passed through (SEMANTICS §4).
 
 use super::Snapshot;
-use super::lookup::{Client, first_visible};
+use super::lookup::{Client, first_visible, selects};
 use super::route::{Backend, Conditions, RuleRef, Visibility};
 use ipnet::IpNet;
 use serde::Serialize;
@@ -51,9 +51,12 @@ impl L4Routes {
 
 impl Snapshot {
     /// The connection routes that hold for `host` (a Service's, or a ClientHello's SNI) and a client in the mesh.
-    pub fn l4_host(&self, client: &Client<'_>, host: &str) -> Option<&Arc<L4Host>> {
+    pub fn l4_host(&self, client: &Client<'_>, host: &str, port: u16) -> Option<&Arc<L4Host>> {
+        let scope = self.egress(client, &self.mesh().root_namespace);
+        let selected = |h: &&Arc<L4Host>| selects(scope, &h.namespace, &h.host, port);
         let mut candidates = self.l4_hosts.covering(host);
-        candidates.find_map(|c| first_visible(c.iter(), |h| (&h.export, &h.namespace), client.namespace))
+        candidates
+            .find_map(|c| first_visible(c.iter().filter(selected), |h| (&h.export, &h.namespace), client.namespace))
     }
 
     /// All that speak about a host, whoever sees them.

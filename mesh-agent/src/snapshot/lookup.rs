@@ -3,8 +3,8 @@
 //! Every function costs the same whatever the number of services: hosts are keys, names are parsed.
 
 use super::policy::DestinationPolicy;
-use super::route::{VirtualHost, Visibility};
-use super::{Map, ServiceName, Snapshot, covers_host};
+use super::route::{Family, VirtualHost, Visibility};
+use super::{EgressScope, Map, ServiceName, Snapshot, covers_host};
 use crate::snapshot::Service;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -137,8 +137,12 @@ impl Snapshot {
 
     /// The routes that hold for a port of `host` (a canonical name) and a client in the mesh.
     pub fn virtual_host(&self, client: &Client<'_>, host: &str, port: u16) -> Option<&Arc<VirtualHost>> {
+        let scope = self.egress(client, &self.mesh.root_namespace);
         self.virtual_hosts.covering(host).find_map(|candidates| {
-            let speaks = |v: &VirtualHost| v.ports.is_empty() || v.ports.contains(&port);
+            let speaks = |v: &VirtualHost| {
+                let named = v.ports.is_empty() || v.ports.contains(&port);
+                named && (v.family != Family::Istio || selects(scope, &v.namespace, &v.host, port))
+            };
             let seen = candidates.iter().filter(|v| v.export.visible_to(&v.namespace, client.namespace) && speaks(v));
             // A VirtualService counts before an HTTPRoute for the same host, whatever their visibility. Candidates are
             // in order of age: `min_by_key` keeps the first of equals.
@@ -176,6 +180,12 @@ impl Snapshot {
             .or_else(|| of(&service.name.namespace, false))
             .or_else(|| of(root_namespace, false))
     }
+}
+
+/// Whether the client's Sidecar lets a VirtualService hold for it: its `egress.hosts` name the VirtualService's namespace
+/// and host as they name a Service's (SEMANTICS §3 "Which VS applies").
+pub(super) fn selects(scope: Option<&Arc<EgressScope>>, namespace: &str, host: &str, port: u16) -> bool {
+    scope.is_none_or(|scope| scope.allows(namespace, host, port))
 }
 
 /// The first candidate that the client sees, by rank and age.
@@ -232,7 +242,7 @@ mod tests {
         let routes = |namespace: &str, export, ports: &[u16]| {
             Arc::new(VirtualHost {
                 host: Arc::clone(&host),
-                family: super::super::route::Family::GatewayApi,
+                family: Family::GatewayApi,
                 namespace: namespace.into(),
                 export,
                 ports: ports.to_vec(),

@@ -16,6 +16,7 @@ mod mesh;
 mod pattern;
 pub mod policy;
 pub mod route;
+mod ruled;
 mod service;
 mod table;
 pub mod telemetry;
@@ -26,6 +27,7 @@ pub use egress::{EgressListener, EgressScope, OutboundPolicy, ScopedHost, Scoped
 pub use l4::{L4Host, L4Routes, TcpRoute, TlsRoute};
 pub use lookup::{Client, as_ip, host_names, is_subset, wildcards, without_port};
 pub use mesh::MeshSettings;
+pub use ruled::RULED_PORT;
 pub use service::{
     ClusterKey, Endpoint, EndpointHealth, EndpointSet, LbPolicy, PortKey, Protocol, Resolution, Service, ServiceName,
     ServicePort, TrafficDistribution,
@@ -67,6 +69,7 @@ pub struct Snapshot {
     virtual_hosts: ByHost<VirtualHost>,
     /// Routes of opaque connections of clients in the mesh.
     l4_hosts: ByHost<L4Host>,
+    ruled: ruled::Ruled,
     policies: ByHost<DestinationPolicy>,
     /// Of gateway pods.
     gateways: Map<WorkloadKey, Arc<gateway::Gateway>>,
@@ -142,6 +145,7 @@ impl Snapshot {
             && self.headless == other.headless
             && self.hosts == other.hosts
             && self.virtual_hosts == other.virtual_hosts
+            && self.ruled == other.ruled
             && self.l4_hosts == other.l4_hosts
             && self.policies == other.policies
             && self.sidecars == other.sidecars
@@ -175,6 +179,7 @@ impl Snapshot {
         }
         self.count_ports(&service, true);
         self.rename(&service, |names| names.push(Arc::new(service.name.clone())));
+        self.recount_ruled(&service.host, true);
         self.services.insert(service.name.clone(), service);
     }
 
@@ -182,6 +187,7 @@ impl Snapshot {
         let former = self.services.remove(name)?;
         self.count_ports(&former, false);
         self.rename(&former, |_| {});
+        self.recount_ruled(&former.host, false);
         for (vip, port) in former.addrs() {
             let addr = ServiceAddr::new((vip, port).into());
             if self.by_addr.get(&addr).is_some_and(|key| key.service == *name) {
@@ -191,9 +197,9 @@ impl Snapshot {
         Some(former)
     }
 
-    /// Whether any Service speaks HTTP on a port of this number.
+    /// Whether any Service speaks HTTP on a port of this number, or hosts without a Service are served there.
     pub fn speaks_http(&self, port: u16) -> bool {
-        self.http_ports.contains_key(&port)
+        self.http_ports.contains_key(&port) || (port == RULED_PORT && self.serves_ruled_hosts())
     }
 
     /// Whether TLS on a port of this number can be for a Service that only the ClientHello's name tells.
@@ -263,6 +269,7 @@ impl Snapshot {
     /// All of a host's candidates: Istio's, then the Gateway API's, then ours; each in order of age.
     pub fn set_virtual_hosts(&mut self, host: &Arc<str>, candidates: Vec<Arc<VirtualHost>>) {
         self.virtual_hosts.set(host, candidates);
+        self.settle_ruled(host);
     }
 
     pub fn destination_policies(&self) -> impl Iterator<Item = &Arc<DestinationPolicy>> {

@@ -388,7 +388,7 @@ pub struct Hedge {
     pub methods: Vec<Arc<str>>,
 }
 
-/// A token bucket for each source workload and route, as a sidecar has it.
+/// A token bucket for each source workload and host, or route, as a sidecar has it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RateLimit {
     pub max_tokens: u32,
@@ -399,6 +399,8 @@ pub struct RateLimit {
     pub resource_exhausted: bool,
     pub response_headers: Option<Arc<HeaderChange>>,
     pub rule: RuleRef,
+    /// Whose requests are counted together: `HOST/` or, where the rule names routes, `HOST/ROUTE`.
+    pub scope: Arc<str>,
 }
 
 impl Visibility {

@@ -4,6 +4,7 @@ use super::route::Visibility;
 use super::{Locality, Workload};
 use crate::addr::EndpointAddr;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -175,6 +176,16 @@ pub struct Endpoint {
     pub health: EndpointHealth,
     pub workload: Option<Arc<Workload>>,
     pub locality: Locality,
+}
+
+impl Endpoint {
+    /// Whether a subset with these labels has it: by its workload's, and by those that Istio gives an endpoint for its place.
+    pub fn bears(&self, labels: &BTreeMap<Arc<str>, Arc<str>>) -> bool {
+        labels.iter().all(|(key, wanted)| {
+            let place = self.locality.label(key).filter(|place| !place.is_empty());
+            place.or_else(|| self.workload.as_ref()?.labels.get(key)) == Some(wanted)
+        })
+    }
 }
 
 /// EndpointSlice conditions (`ready`, `serving`, `terminating`) as one choice.

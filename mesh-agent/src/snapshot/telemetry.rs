@@ -2,6 +2,7 @@
 
 use super::cel::Expression;
 use super::route::RuleRef;
+use super::tracing::{CustomTag, Rate};
 use super::{Snapshot, Workload, is_subset};
 use crate::telemetry::{Family, Reporter};
 use serde::Serialize;
@@ -66,34 +67,12 @@ pub struct Tracing {
     pub mode: Mode,
     /// The first counts.
     pub provider: Option<Arc<str>>,
-    pub sampling: Option<f64>,
+    pub sampling: Option<Rate>,
     pub disabled: Option<bool>,
     /// Where there are any they replace those above.
-    pub tags: Vec<Tag>,
+    pub tags: Vec<CustomTag>,
     pub draw_by_id: Option<bool>,
     pub istio_tags: Option<bool>,
-}
-
-/// `customTags`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Tag {
-    pub name: Arc<str>,
-    pub source: TagSource,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TagSource {
-    Literal(Arc<str>),
-    /// Of the agent's environment, read when it was compiled for want of the pod's.
-    Environment {
-        name: Arc<str>,
-        default: Arc<str>,
-    },
-    Header {
-        name: Arc<str>,
-        default: Arc<str>,
-    },
 }
 
 impl Mode {

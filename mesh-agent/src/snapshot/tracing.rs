@@ -1,6 +1,6 @@
 //! Which requests are traced and where their spans go (MeshConfig, Telemetry `spec.tracing`).
 
-use super::telemetry::{self, TagSource};
+use super::telemetry;
 use super::{Snapshot, Workload};
 use crate::telemetry::Reporter;
 use http::{HeaderName, HeaderValue};
@@ -132,9 +132,9 @@ impl Tracing {
             let longest = self.collector.as_ref().and_then(|collector| collector.longest_path);
             self.longest_path = longest.unwrap_or(self.longest_path);
         }
-        self.rate = by.sampling.and_then(Rate::of_percent).unwrap_or(self.rate);
+        self.rate = by.sampling.unwrap_or(self.rate);
         if !by.tags.is_empty() {
-            self.tags = by.tags.iter().filter_map(CustomTag::of).collect();
+            self.tags.clone_from(&by.tags);
         }
         self.istio_tags = by.istio_tags.unwrap_or(self.istio_tags);
         self.draw_by_id = by.draw_by_id.unwrap_or(self.draw_by_id);
@@ -149,21 +149,6 @@ impl Tracing {
 
     /// Envoy's `max_path_tag_length`.
     pub const LONGEST_PATH: usize = 256;
-}
-
-impl CustomTag {
-    fn of(tag: &telemetry::Tag) -> Option<Self> {
-        let given = |default: &Arc<str>| Some(default).filter(|default| !default.is_empty()).cloned();
-        let value = match &tag.source {
-            TagSource::Literal(value) => TagValue::Literal(Arc::clone(value)),
-            // There is no sidecar whose environment it could be.
-            TagSource::Environment { default, .. } => TagValue::Literal(given(default)?),
-            TagSource::Header { name, default } => {
-                TagValue::Header { name: name.parse().ok()?, default: given(default) }
-            }
-        };
-        Some(Self { name: Arc::clone(&tag.name), value })
-    }
 }
 
 impl Default for Tracing {

@@ -117,3 +117,19 @@ pub struct Locality {
     pub zone: Arc<str>,
     pub subzone: Arc<str>,
 }
+
+impl Locality {
+    pub const REGION: &str = "topology.kubernetes.io/region";
+    pub const ZONE: &str = "topology.kubernetes.io/zone";
+    pub const SUBZONE: &str = "topology.istio.io/subzone";
+
+    /// The level that a label is about; empty where it is not known.
+    pub fn label(&self, key: &str) -> Option<&Arc<str>> {
+        match key {
+            Self::REGION => Some(&self.region),
+            Self::ZONE => Some(&self.zone),
+            Self::SUBZONE => Some(&self.subzone),
+            _ => None,
+        }
+    }
+}

@@ -14,6 +14,7 @@ mod time;
 pub use entry::{Connected, Entry};
 
 use crate::error::Flags;
+use crate::net::TcpInfo;
 use crate::snapshot::access_log::{AccessLogSettings, Format};
 use arc_swap::ArcSwapOption;
 use sink::Sink;
@@ -80,6 +81,8 @@ pub struct Ended {
     pub received: u64,
     pub sent: u64,
     pub attempts: u32,
+    /// The connection to the endpoint, where somebody looks at it.
+    pub tcp: Option<TcpInfo>,
     /// The route's name.
     pub route: Option<Arc<str>>,
 }

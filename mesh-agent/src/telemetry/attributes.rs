@@ -131,7 +131,8 @@ impl<'a> Attributes<'a> {
             {
                 let _ = workload.as_deref().map(|workload| context.add_variable(name, peer(workload)));
             }
-            let (cluster, route) = (record.series.callee.cluster(), record.route.as_deref().unwrap_or_default());
+            let cluster = record.series.callee.cluster();
+            let route = record.route.as_ref().map_or("", |route| &*route.name);
             let _ = context.add_variable("xds", Xds { cluster_name: cluster, route_name: route });
             let _ = context.add_variable("connection", Connection { mtls: false });
             context

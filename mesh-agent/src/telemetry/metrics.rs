@@ -4,6 +4,7 @@ use super::External;
 use super::exposition::{self, Format};
 use super::labels::Who;
 use super::store::Store;
+use super::tally::{Of, Tallied, Tallies};
 use crate::time::Nanos;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 pub struct Metrics {
     registry: Registry,
     store: Arc<Store>,
+    tallies: Tallies,
     /// Recorders so far: each writes cells of its own.
     recorders: AtomicUsize,
     retries: IntCounter,
@@ -86,6 +88,7 @@ impl Metrics {
         let metrics = Self {
             registry: Registry::new(),
             store: Arc::new(Store::new(most)),
+            tallies: Tallies::default(),
             recorders: AtomicUsize::new(0),
             retries: IntCounter::new("mesh_retries_total", "Attempts after the first one")?,
             hedges: IntCounter::new("mesh_hedges_total", "Attempts beside a slow one")?,
@@ -132,6 +135,15 @@ impl Metrics {
         exposition::write(format, &self.registry.gather(), &self.store)
     }
 
+    /// Requests by route and by pod.
+    pub fn tallies(&self) -> Vec<(Of, Tallied)> {
+        self.tallies.read()
+    }
+
+    pub(super) fn tally(&self) -> &Tallies {
+        &self.tallies
+    }
+
     pub(super) fn store(&self) -> &Store {
         &self.store
     }
@@ -161,8 +173,9 @@ impl Metrics {
     }
 
     /// Drops the series of what has gone. `alive` says whether the configuration knows it; call it once a minute or so.
-    pub fn sweep(&self, now: Nanos, alive: impl Fn(&Who) -> bool) {
+    pub fn sweep(&self, now: Nanos, alive: impl Fn(&Who) -> bool, counted: impl Fn(&Of) -> bool) {
         self.store.sweep(now, alive);
+        self.tallies.sweep(counted);
     }
 }
 

@@ -3,6 +3,8 @@
 use super::Series;
 use super::access_log::{Ended, Entry};
 use super::series::Moved;
+use super::tap::Tapped;
+use crate::connect::Link;
 use crate::connections::Connection;
 use crate::error::{Flag, Flags};
 use crate::time::Nanos;
@@ -21,16 +23,20 @@ pub struct Passage {
     pub details: &'static str,
     /// `None` while the access log is off.
     pub log: Option<Box<Entry>>,
+    /// `None`: nobody looks.
+    pub tap: Option<Box<Tapped>>,
+    /// The connection to the endpoint, where there is one.
+    pub link: Option<Arc<Link>>,
 }
 
 impl Passage {
     /// How often a connection that goes on is counted (SEMANTICS §10).
     pub const REPORT: Duration = Duration::from_secs(5);
 
-    pub fn new(series: Rc<Series>, shown: Arc<Connection>, log: Option<Box<Entry>>) -> Self {
+    pub fn new(series: Rc<Series>, shown: Arc<Connection>, log: Option<Box<Entry>>, tap: Option<Box<Tapped>>) -> Self {
         series.moved(&Moved { opened: 1, ..Moved::default() });
         // Dropped before its end was told: the agent ends.
-        Self { series, shown, told: Moved::default(), flags: Flag::DC.into(), details: "", log }
+        Self { series, shown, told: Moved::default(), flags: Flag::DC.into(), details: "", log, tap, link: None }
     }
 
     /// Counts what moved since the last call.
@@ -52,22 +58,29 @@ impl Drop for Passage {
         let moved = self.since(self.flags, 1);
         self.series.moved(&moved);
         // Expressions ask for what connections do not have: they do not pass.
-        if let Some(log) = &self.log
-            && log.filter().is_none()
-        {
-            log.end(&Ended {
-                code: None,
-                grpc_status: None,
-                flags: self.flags,
-                details: self.details.into(),
-                duration: Nanos::now().since(self.shown.opened),
-                answered: None,
-                upstream: None,
-                received: self.shown.received(),
-                sent: self.shown.sent(),
-                attempts: 1,
-                route: None,
-            });
+        let log = self.log.as_ref().filter(|log| log.filter().is_none());
+        if log.is_none() && self.tap.is_none() {
+            return;
+        }
+        let ended = Ended {
+            code: None,
+            grpc_status: None,
+            flags: self.flags,
+            details: self.details.into(),
+            duration: Nanos::now().since(self.shown.opened),
+            answered: None,
+            upstream: None,
+            received: self.shown.received(),
+            sent: self.shown.sent(),
+            attempts: 1,
+            tcp: self.link.as_ref().filter(|_| self.tap.is_some()).map(|link| link.tcp()),
+            route: None,
+        };
+        if let Some(log) = log {
+            log.end(&ended);
+        }
+        if let Some(tap) = &self.tap {
+            tap.end(&self.series, false, None, &ended);
         }
     }
 }

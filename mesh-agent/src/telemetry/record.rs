@@ -3,10 +3,13 @@
 use super::access_log::{Ended, Entry};
 use super::attributes::Attributes;
 use super::series::Request;
+use super::tap::Tapped;
 use super::trace::Trace;
 use super::{Head, Meter, Series, Served};
 use crate::error::{Flag, Flags, Outcome};
 use crate::grpc;
+use crate::net::TcpInfo;
+use crate::snapshot::route::Route;
 use crate::time::Nanos;
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
@@ -19,8 +22,8 @@ use std::time::Duration;
 pub struct Record {
     /// Who asks whom: caller, Service, and, once an endpoint was chosen, its workload. Changes with the attempts.
     pub series: Rc<Series>,
-    /// The route's name.
-    pub route: Option<Arc<str>>,
+    /// `None` where none took it.
+    pub route: Option<Arc<Route>>,
     /// When the request's head was there.
     pub started: Nanos,
     /// When the first endpoint was chosen: until then the time was the agent's (limits, faults).
@@ -56,6 +59,8 @@ pub struct Record {
     pub head: Option<Box<Head>>,
     /// `None` while the access log is off.
     pub log: Option<Box<Entry>>,
+    /// `None`: nobody looks.
+    pub tap: Option<Box<Tapped>>,
 }
 
 /// An endpoint answered (Envoy's name for it).
@@ -88,6 +93,7 @@ impl Record {
             trace: None,
             head: None,
             log: None,
+            tap: None,
         }
     }
 
@@ -142,7 +148,7 @@ impl Record {
         }
     }
 
-    fn ended(&self, duration: Duration) -> Ended {
+    fn ended(&self, duration: Duration, tcp: Option<TcpInfo>) -> Ended {
         let answered = self.answered_after();
         let reset = self.details.strip_prefix("upstream_reset_before_response_started").filter(|_| answered.is_some());
         Ended {
@@ -159,7 +165,8 @@ impl Record {
             received: self.received(),
             sent: self.response.bytes(),
             attempts: self.attempts,
-            route: self.route.clone(),
+            tcp,
+            route: self.route.as_ref().map(|route| Arc::clone(&route.name)),
         }
     }
 }
@@ -171,18 +178,23 @@ impl Drop for Record {
         }
         let counted = self.counted();
         let served = self.served.take();
+        let tcp = served.as_ref().and_then(Served::tcp);
         let attributes = Attributes::of(self);
         self.series.count(&counted, Some(&attributes));
+        self.series.tally(self.route.as_ref(), &counted);
         if let Some(served) = served {
             served.passed_on(&counted, &attributes);
         }
         if let Some(log) = &self.log
             && log.filter().is_none_or(|filter| attributes.pass(filter))
         {
-            log.end(&self.ended(counted.duration));
+            log.end(&self.ended(counted.duration, tcp));
+        }
+        if let Some(tap) = &self.tap {
+            tap.end(&self.series, self.grpc, counted.trace, &self.ended(counted.duration, tcp));
         }
         if let Some(trace) = self.trace.take() {
-            trace.end(self, Nanos::now());
+            trace.end(self, tcp, Nanos::now());
         }
     }
 }

@@ -5,9 +5,11 @@ use super::cells::{Counter, Histogram};
 use super::labels::{Codes, Reporter, Who, coded, peers};
 use super::rules::Rules;
 use super::store::{Family, Labels};
+use super::tally::{Of, Tally};
 use super::{Callee, LogRule, Metrics};
 use crate::addr::EndpointAddr;
-use crate::error::Flags;
+use crate::error::{Flag, Flags};
+use crate::snapshot::route::Route;
 use crate::snapshot::{Enrolment, Snapshot, Workload};
 use arc_swap::ArcSwap;
 use http::StatusCode;
@@ -53,6 +55,10 @@ pub struct Series {
     source: Side,
     /// Where this agent acts for the endpoint too: a pod of its node, in the mesh.
     destination: Option<Side>,
+    /// The caller's and the endpoint's pods.
+    pods: OnceCell<SmallVec<[Arc<Tally>; 2]>>,
+    /// Each route is kept so that its address is its own.
+    routes: RefCell<Routes>,
 }
 
 /// One reporter's series.
@@ -70,6 +76,8 @@ struct Side {
 
 /// What expressions made of a request.
 type Tags = Vec<String>;
+/// `None`: what no route took.
+type Routes = SmallVec<[(Option<Arc<Route>>, Arc<Tally>); 2]>;
 type Found<K, V> = RefCell<SmallVec<[(K, Rc<V>); 2]>>;
 
 /// gRPC or not, HTTP status, gRPC status, flags.
@@ -185,6 +193,8 @@ impl Recorder {
             caller: caller.cloned(),
             callee: Arc::clone(callee),
             endpoint: workload,
+            pods: OnceCell::new(),
+            routes: RefCell::default(),
         });
         let mut known = self.known.borrow_mut();
         if known.len() >= KEPT {
@@ -199,6 +209,41 @@ impl Series {
     /// A request ended, as the caller's side saw it.
     pub(super) fn count(&self, request: &Request, attributes: Option<&Attributes<'_>>) {
         self.source.count(self, request, attributes);
+    }
+
+    /// As [`Self::count`], by route and by pod.
+    pub(super) fn tally(&self, route: Option<&Arc<Route>>, request: &Request) {
+        let micros = u64::try_from(request.duration.as_micros()).unwrap_or(u64::MAX);
+        let (bucket, failed) = (Tally::bucket(micros), request.is_failure());
+        self.pods.get_or_init(|| self.tallied_pods()).iter().for_each(|pod| pod.count(bucket, failed));
+        let mut routes = self.routes.borrow_mut();
+        let same = |known: &Option<Arc<Route>>| match (known, route) {
+            (Some(known), Some(route)) => Arc::ptr_eq(known, route),
+            (None, None) => true,
+            _ => false,
+        };
+        if let Some((_, known)) = routes.iter().find(|(known, _)| same(known)) {
+            return known.count(bucket, failed);
+        }
+        let service = match self.callee.undeclared {
+            true => Arc::clone(&self.callee.name),
+            false => format!("{}/{}", self.callee.namespace, self.callee.name).into(),
+        };
+        let of = Of::Route { service, route: route.map(|route| title(route)).unwrap_or_default() };
+        let found = self.metrics.tally().of(self.worker, &of);
+        found.count(bucket, failed);
+        // As with codes: a configuration that changes all the time must not fill memory.
+        if routes.len() >= CODES {
+            routes.clear();
+        }
+        routes.push((route.cloned(), found));
+    }
+
+    fn tallied_pods(&self) -> SmallVec<[Arc<Tally>; 2]> {
+        let key = |of: &Arc<Workload>| (Arc::clone(&of.key.namespace), Arc::clone(&of.key.name));
+        let from = self.caller.as_ref().map(key).map(|(namespace, name)| Of::From(namespace, name));
+        let to = self.endpoint.as_ref().map(key).map(|(namespace, name)| Of::To(namespace, name));
+        from.iter().chain(&to).map(|of| self.metrics.tally().of(self.worker, of)).collect()
     }
 
     /// Whether this agent acts for the endpoint too.
@@ -219,6 +264,24 @@ impl Series {
         if let Some(side) = &self.destination {
             side.moved(self, moved);
         }
+    }
+}
+
+/// A route's name, or where it stands: `VirtualService shop/web spec.http[1]`.
+fn title(route: &Route) -> Arc<str> {
+    match &route.rule.object {
+        _ if !route.name.is_empty() => Arc::clone(&route.name),
+        Some(object) => format!("{object} {}", route.rule.field).into(),
+        None => Arc::clone(&route.rule.field),
+    }
+}
+
+impl Request {
+    /// As the graph has it: 5xx, no answer although the client waited, gRPC's INTERNAL, UNAVAILABLE and DATA_LOSS.
+    fn is_failure(&self) -> bool {
+        let (_, code, grpc, flags) = self.code;
+        let answer = code.map_or(flags != Flag::DC.into(), |code| code.is_server_error());
+        answer || matches!(grpc, Some(13..=15))
     }
 }
 

@@ -4,11 +4,14 @@ use super::attributes::Attributes;
 use super::series::Request;
 use super::{Meter, Series, response_head};
 use crate::balance::ActiveRequest;
+use crate::connect::Link;
 use crate::error::{Failure, Flag, Flags};
 use crate::grpc;
+use crate::net::TcpInfo;
 use crate::time::Nanos;
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What the endpoint's own sidecar would have counted (`reporter="destination"`): each attempt that reached it, also
 /// those whose answer nobody waited for. Counted when it is dropped, and once.
@@ -30,6 +33,9 @@ pub struct Served {
     whole: Option<Request>,
     /// For the endpoint's own totals: it is to blame.
     failed: bool,
+    /// Somebody wants to know which connection it took.
+    watched: bool,
+    link: Option<Arc<Link>>,
 }
 
 impl Served {
@@ -49,7 +55,26 @@ impl Served {
             response_head: 0,
             whole: None,
             failed: false,
+            watched: false,
+            link: None,
         }
+    }
+
+    /// What the kernel knows of its connection will be asked for.
+    pub fn watch(&mut self) {
+        self.watched = true;
+    }
+
+    /// The connection that it takes.
+    pub fn over(&mut self, link: &Arc<Link>) {
+        if self.watched {
+            self.link = Some(Arc::clone(link));
+        }
+    }
+
+    /// What the kernel knows of its connection.
+    pub(super) fn tcp(&self) -> Option<TcpInfo> {
+        Some(self.link.as_ref()?.tcp())
     }
 
     /// What the endpoint is sent.

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::Child;
+use tokio::process::{Child, ChildStderr, ChildStdout};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -23,6 +23,14 @@ pub(crate) struct Agent {
     child: Child,
     pub(crate) listener: SocketAddr,
     metrics: SocketAddr,
+}
+
+/// A subcommand that goes on.
+pub(crate) struct Watcher {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    text: String,
+    told: BufReader<ChildStderr>,
 }
 
 pub(crate) struct Output {
@@ -79,6 +87,19 @@ impl Agent {
         cli(&self.place(), args)
     }
 
+    /// Returns when it has said that it watches.
+    pub(crate) async fn spawn(&self, args: &[&str]) -> Watcher {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mesh-agent"));
+        command.arg("--run-dir").arg(self.place()).args(args).kill_on_drop(true);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mesh-agent starts");
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        let mut told = BufReader::new(child.stderr.take().expect("piped"));
+        let mut line = String::new();
+        told.read_line(&mut line).await.expect("its first word");
+        assert!(line.starts_with("watching"), "{line}");
+        Watcher { child, out, text: String::new(), told }
+    }
+
     pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
         let output = self.cli(&[args, &["-o", "json"]].concat());
         assert_eq!(output.code, Some(0), "{args:?}: {}", output.stderr);
@@ -122,6 +143,35 @@ impl Agent {
         // The probe's connection is gone before a test counts connections.
         until("the probe is forgotten", || self.json(&["status"])["connections"]["open"] == 0).await;
         self
+    }
+}
+
+impl Watcher {
+    /// Waits until so many lines have come.
+    pub(crate) async fn shown(mut self, lines: usize) -> Self {
+        while self.text.lines().count() < lines {
+            let read = tokio::time::timeout(PATIENCE, self.out.read_line(&mut self.text));
+            assert!(read.await.expect("in time").expect("read") > 0, "it ended: {}", self.text);
+        }
+        self
+    }
+
+    /// Ctrl-C.
+    pub(crate) fn interrupt(&self) {
+        let pid = self.child.id().expect("running").to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill").success());
+    }
+
+    /// Exit code, stdout, and what else it said.
+    pub(crate) async fn finish(mut self) -> (Option<i32>, String, String) {
+        let mut told = String::new();
+        let end = async {
+            self.out.read_to_string(&mut self.text).await.expect("UTF-8");
+            self.told.read_to_string(&mut told).await.expect("UTF-8");
+            self.child.wait().await.expect("status").code()
+        };
+        let code = tokio::time::timeout(PATIENCE, end).await.expect("it ends");
+        (code, self.text, told)
     }
 }
 

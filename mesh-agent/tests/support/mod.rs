@@ -7,15 +7,17 @@
 )]
 
 pub mod log_file;
+pub mod scripted;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use mesh_agent::addr::EndpointAddr;
+use mesh_agent::addr::{EndpointAddr, OrigDst};
 use mesh_agent::balance::Registry;
 use mesh_agent::config::Severity;
 use mesh_agent::config::compile;
 use mesh_agent::config::resource::parse::parse;
+use mesh_agent::listen::Pod;
 use mesh_agent::settings::Settings;
 use mesh_agent::snapshot::{
     Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, PortKey, Protocol, Service, ServiceName, ServicePort,
@@ -24,12 +26,18 @@ use mesh_agent::snapshot::{
 use mesh_agent::telemetry::trace::Traces;
 use mesh_agent::telemetry::{Format, MOST_SERIES, Metrics};
 use mesh_agent::worker::{Listening, Shared, Workers};
+use socket2::{Domain, Socket, Type};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+
+/// A pod in the mesh, for [`captured`].
+pub const WEB: &str = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio-injection: enabled}}\n---\n\
+                       apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop, uid: u1, labels: {app: web, tier: front}, \
+                       annotations: {undermesh.dev/netns: /none}}\nstatus: {phase: Running, podIPs: [{ip: 10.9.9.9}]}\n";
 
 /// A running data path with one service port.
 pub struct Agent {
@@ -63,6 +71,9 @@ impl Agent {
             registry: Arc::new(Registry::default()),
             settings: Arc::new(settings),
             access_log: Arc::default(),
+            taps: Arc::default(),
+            costs: Arc::default(),
+            links: Arc::default(),
         };
         let workers = Workers::start(1, shared.clone()).expect("threads");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
@@ -91,6 +102,29 @@ impl Agent {
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum()
     }
+}
+
+/// Takes connections as if they were a pod's to the Service at 10.96.0.1:80.
+pub fn captured(agent: &Agent, pod: &str) -> (SocketAddr, Listening) {
+    captured_for(agent, pod, ([10, 96, 0, 1], 80).into())
+}
+
+/// Takes connections as if they were a pod's to `wants`.
+pub fn captured_for(agent: &Agent, pod: &str, wants: SocketAddr) -> (SocketAddr, Listening) {
+    let snapshot = agent.shared.snapshot.load();
+    let workload = snapshot.workloads().find(|workload| &*workload.key.name == pod).expect("the pod");
+    let pod = Pod {
+        workload: Arc::clone(workload).into(),
+        cookie: 1,
+        find_flow: Arc::new(move |_, _| Some(OrigDst::new(wants).into())),
+        open_socket: Arc::new(|to, _| {
+            let socket = Socket::new(Domain::for_address(to.addr()), Type::STREAM, None);
+            Box::pin(std::future::ready(socket.map(std::os::fd::OwnedFd::from)))
+        }),
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let addr = listener.local_addr().expect("bound");
+    (addr, agent.workers.serve_captured(vec![listener], Arc::new(pod)))
 }
 
 /// What `Agent::yaml` serves. Endpoints are chosen in turn.
@@ -305,6 +339,51 @@ pub async fn echo_one(
 pub fn refusing() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
     listener.local_addr().expect("bound")
+}
+
+/// Waits for a condition; fails the test rather than hang.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    soon(what, async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// The request that `METHOD TARGET | name: value | …` means; a target without a host is asked of `echo.default`.
+pub fn ask(text: &str) -> Request<()> {
+    let mut parts = text.split(" | ");
+    let (method, target) = parts.next().and_then(|line| line.split_once(' ')).expect("METHOD TARGET");
+    let uri = if target.starts_with('/') { format!("http://echo.default{target}") } else { target.to_owned() };
+    let head = parts
+        .filter_map(|field| field.split_once(": "))
+        .fold(Request::builder().method(method).uri(uri), |head, (name, value)| head.header(name, value));
+    head.body(()).expect("valid")
+}
+
+/// A Service of the namespace `default` with one port, and its endpoints.
+pub fn service(name: &str, port: &str, endpoints: &[SocketAddr]) -> String {
+    let subsets: Vec<_> = endpoints
+        .iter()
+        .map(|addr| format!("{{addresses: [{{ip: {}}}], ports: [{{name: {port}, port: {}}}]}}", addr.ip(), addr.port()))
+        .collect();
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec: {{clusterIP: None, ports: \
+         [{{name: {port}, port: 80}}]}}\n---\napiVersion: v1\nkind: Endpoints\nmetadata: {{name: {name}, namespace: default}}\n\
+         subsets: [{}]\n",
+        subsets.join(", ")
+    )
+}
+
+/// An object of the namespace `default`.
+pub fn object(kind: &str, name: &str, spec: &str) -> String {
+    let version = match kind {
+        "HTTPRoute" | "GRPCRoute" => "gateway.networking.k8s.io/v1",
+        "RequestPolicy" => "undermesh.dev/v1alpha1",
+        _ => "networking.istio.io/v1",
+    };
+    format!("---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}, namespace: default}}\nspec: {spec}\n")
 }
 
 /// Fails the test rather than hang.

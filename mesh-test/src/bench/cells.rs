@@ -108,4 +108,12 @@ impl Cell {
     pub(super) fn operations(self, report: &Report) -> u64 {
         if self == Self::Stream128 { report.messages } else { report.calls }
     }
+
+    /// Lines that an access log has of a sample: one of each request, and of each connection of bytes.
+    pub(super) fn lines(self, report: &Report) -> u64 {
+        match self {
+            Self::Unary50x4 | Self::Unary50x1 | Self::Unary1x1 | Self::Rate30 | Self::Large1m => report.calls,
+            Self::Stream128 | Self::Idle1000 | Self::TcpRr | Self::TcpBulk => 0,
+        }
+    }
 }

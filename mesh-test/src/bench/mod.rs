@@ -4,6 +4,7 @@ mod backend;
 mod balance;
 mod cells;
 pub mod connect_hook;
+mod costs;
 mod engine;
 mod floor;
 mod load;
@@ -47,6 +48,8 @@ enum Command {
     Route,
     /// What the choice of an endpoint costs, by policy and number of endpoints
     Pick,
+    /// What it costs to know which pod pays for a task's poll
+    Costs,
     /// What a configuration of 10 to 10,000 services weighs, and what one change of it costs
     Snapshot(snapshot::Args),
     /// What the connect hook costs with 10, 1,000 and 10,000 services (as root)
@@ -64,6 +67,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Load(args) => load::run(args),
         Command::Tcp(args) => tcp::run(args),
         Command::Balance => balance::run(),
+        Command::Costs => costs::run(),
         Command::Route => route::run(),
         Command::Pick => pick::run(),
         Command::Snapshot(args) => snapshot::run(args),

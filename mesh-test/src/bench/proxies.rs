@@ -41,7 +41,12 @@ pub(super) enum Proxy {
     Armed,
     /// The same with every metric switched off by a Telemetry
     Unobserved,
-    /// The same with metrics, a JSON access log of every request, and 1 % of them traced to a Zipkin collector
+    /// The same by another build of the agent (`--baseline`): what a change costs
+    Baseline,
+    /// The same with a tap open that nothing passes: what looking for nothing costs
+    Tapped,
+    /// The same with metrics, a JSON access log of every request, 1 % of them traced to a Zipkin collector, and a tap
+    /// open that nothing passes
     Observed,
     /// The same with a log file that nobody reads and a collector that never answers
     Stalled,
@@ -57,6 +62,8 @@ pub(super) enum Proxy {
 pub(super) struct Programs {
     pub(super) peers: PathBuf,
     pub(super) agent: PathBuf,
+    /// Another build of it.
+    pub(super) baseline: Option<PathBuf>,
     /// Configuration and logs of this bench.
     pub(super) work: PathBuf,
 }
@@ -79,9 +86,13 @@ impl Proxy {
                 return Err(format!("{} needs root: sudo, or leave it out with --proxy", self.name()));
             }
             Self::PodDirect => return std::env::current_exe().map_err(|e| e.to_string()),
+            Self::Baseline => {
+                (programs.baseline.clone().filter(|p| p.exists()), "name another build of mesh-agent with --baseline")
+            }
             Self::Undermesh
             | Self::Armed
             | Self::Unobserved
+            | Self::Tapped
             | Self::Observed
             | Self::Stalled
             | Self::Hook
@@ -154,19 +165,32 @@ impl Proxy {
                 let file = write(work, "nginx.conf", &nginx(work, &workers))?;
                 words(&[&program, "-p", &work.display().to_string(), "-c", &file])
             }
-            Self::Undermesh | Self::Armed | Self::Unobserved | Self::Observed | Self::Stalled => {
-                undermesh::command(self, &program, work, &workers)?
-            }
+            Self::Undermesh
+            | Self::Armed
+            | Self::Unobserved
+            | Self::Baseline
+            | Self::Tapped
+            | Self::Observed
+            | Self::Stalled => undermesh::command(self, &program, work, &workers)?,
         };
         let address: SocketAddr = PROXY.parse()?;
-        Process::serve(&self.name(), cores, &command, work, address).map(Running::Proxy)
+        let process = Process::serve(&self.name(), cores, &command, work, address)?;
+        let tap = match self {
+            Self::Tapped | Self::Observed => Some(undermesh::tap(&program, work)?),
+            _ => None,
+        };
+        Ok(Running::Proxy { process, _tap: tap })
     }
 }
 
 /// What was started for one sample; ends when dropped.
 pub(super) enum Running {
     Direct,
-    Proxy(Process),
+    Proxy {
+        process: Process,
+        /// Whoever looks at what passes it.
+        _tap: Option<Process>,
+    },
     Node(Box<Node>),
 }
 
@@ -176,7 +200,7 @@ impl Running {
         let port = if tcp { ECHO_PORT } else { GRPC_PORT };
         Ok(match self {
             Self::Direct => ENDPOINTS.map(|ip| format!("{ip}:{port}")).join(","),
-            Self::Proxy(_) => if tcp { PROXY_TCP } else { PROXY }.to_owned(),
+            Self::Proxy { .. } => if tcp { PROXY_TCP } else { PROXY }.to_owned(),
             Self::Node(node) => node.targets(tcp)?,
         })
     }
@@ -185,7 +209,7 @@ impl Running {
     pub(super) fn usage(&self) -> Usage {
         let pid = match self {
             Self::Direct => None,
-            Self::Proxy(process) => Some(process.pid()),
+            Self::Proxy { process, .. } => Some(process.pid()),
             Self::Node(node) => node.pid(),
         };
         pid.map(Usage::of).unwrap_or_default()

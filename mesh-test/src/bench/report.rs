@@ -155,6 +155,8 @@ fn plot(cell: Cell, rows: &[Row]) -> String {
             Proxy::Undermesh
                 | Proxy::Armed
                 | Proxy::Unobserved
+                | Proxy::Baseline
+                | Proxy::Tapped
                 | Proxy::Observed
                 | Proxy::Stalled
                 | Proxy::Hook

@@ -7,7 +7,7 @@ use super::cells::Cell;
 use super::load::Report;
 use super::process::Process;
 use super::proxies::{ECHO_PORT, ENDPOINTS, GRPC_PORT, Programs, Proxy, Running};
-use super::report;
+use super::{report, undermesh};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -46,6 +46,9 @@ pub(super) struct Args {
     /// The agent's binary [default: the one beside this program]
     #[arg(long)]
     agent: Option<PathBuf>,
+    /// Another build of the agent, for the row of that name
+    #[arg(long)]
+    baseline: Option<PathBuf>,
     /// Where a folder with results, table and plots is made
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -136,10 +139,14 @@ impl Plan {
             Some(agent) => std::path::absolute(agent)?,
             None => std::env::current_exe()?.with_file_name("mesh-agent"),
         };
-        let programs = Programs { peers: std::path::absolute(&args.peers)?, agent, work };
-        let every =
-            |chosen: &[Proxy]| if chosen.is_empty() { Proxy::value_variants().to_vec() } else { chosen.to_vec() };
-        let mut proxies = every(&args.proxies);
+        let baseline = args.baseline.as_ref().map(std::path::absolute).transpose()?;
+        let programs = Programs { peers: std::path::absolute(&args.peers)?, agent, baseline, work };
+        let mut proxies = args.proxies.clone();
+        if proxies.is_empty() {
+            // Only who names another build compares with it.
+            let others = Proxy::value_variants().iter().copied();
+            proxies = others.filter(|proxy| *proxy != Proxy::Baseline || args.baseline.is_some()).collect();
+        }
         let missing: Vec<_> = proxies.iter().filter_map(|p| p.program(&programs).err()).collect();
         if !missing.is_empty() {
             // A comparison with a hole in it is no comparison: leave out by name (`--proxy`), never by accident.
@@ -195,6 +202,9 @@ impl Plan {
         let [start, end] = marks[..] else { bail!("the load generator did not mark its window") };
         if let Running::Node(node) = &running {
             node.verify(cell)?;
+        }
+        if proxy == Proxy::Stalled {
+            undermesh::verify_stalled(cell.lines(&report), end.memory.saturating_sub(start.memory))?;
         }
         let operations = cell.operations(&report).max(1) as f64;
         let cpu = (!proxy.is_direct()).then(|| (end.cpu - start.cpu) * 1e6 / operations);

@@ -1,11 +1,18 @@
 //! How mesh-agent is started beside the other proxies: one explicit listener for each protocol, and what its row adds.
 
+use super::process::Process;
 use super::proxies::{ECHO_PORT, ENDPOINTS, GRPC_PORT, PROXY, PROXY_TCP, Proxy, words, write};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+const METRICS: &str = "127.0.0.1:7709";
+const PATIENCE: Duration = Duration::from_secs(20);
+/// 1 MiB of lines and 15 MiB of spans wait at most (ARCHITECTURE.md, Bounds), beside what requests under way take.
+const MOST_GROWTH: u64 = 64 << 20;
 
 /// The command line of `proxy`, after its configuration is written below `work`.
 pub(super) fn command(proxy: Proxy, program: &str, work: &Path, workers: &str) -> Result<Vec<String>> {
@@ -29,7 +36,7 @@ pub(super) fn command(proxy: Proxy, program: &str, work: &Path, workers: &str) -
         "--workers",
         workers,
         "--metrics-addr",
-        "127.0.0.1:7709",
+        METRICS,
     ]);
     match proxy {
         Proxy::Armed => drop(write(&config, "policy.yaml", &policy())?),
@@ -45,6 +52,57 @@ pub(super) fn command(proxy: Proxy, program: &str, work: &Path, workers: &str) -
         _ => {}
     }
     Ok(command)
+}
+
+/// Somebody who looks at what passes the agent, through a filter that nothing passes.
+pub(super) fn tap(program: &str, work: &Path) -> Result<Process> {
+    let run = work.join("run").display().to_string();
+    let (tap, stdout) =
+        Process::start("tap", &[0], &words(&[program, "--run-dir", &run, "tap", "--path", "/none"]), work)?;
+    // It says nothing; its pipe stays open until it ends.
+    std::thread::spawn(move || std::io::copy(&mut BufReader::new(stdout), &mut std::io::sink()));
+    until("an open tap", || Ok(metric("mesh_taps ")? >= 1.0))?;
+    Ok(tap)
+}
+
+/// Lines that no log on its way takes: its buffers hold some 1,300. A smoke run's cells of small calls make more, too.
+const MANY_LINES: u64 = 5_000;
+
+/// Whether the row did what it is for: lines and spans were dropped, since nobody took them, and what waits is bounded.
+/// `written`: lines that were made in the window; `grown`: bytes of memory from its begin to its end.
+pub(super) fn verify_stalled(written: u64, grown: u64) -> Result<()> {
+    let (lines, spans) =
+        (metric("mesh_access_log_dropped_total ")?, metric("mesh_trace_spans_total{outcome=\"dropped\"} ")?);
+    tracing::info!("stalled: {lines} lines and {spans} spans dropped, memory grew by {} KiB", grown >> 10);
+    if lines == 0.0 && written >= MANY_LINES {
+        bail!("the access log's file is stalled, and of {written} lines none was dropped");
+    }
+    if grown > MOST_GROWTH {
+        bail!("memory grew by {grown} bytes while the sinks were stalled");
+    }
+    Ok(())
+}
+
+/// The value of one series, as `/metrics` shows it.
+fn metric(series: &str) -> Result<f64> {
+    let mut stream = TcpStream::connect(METRICS)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let value = text.lines().find_map(|line| line.strip_prefix(series)).with_context(|| format!("no {series}"))?;
+    Ok(value.trim().parse()?)
+}
+
+fn until(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !done()? {
+        if Instant::now() > deadline {
+            bail!("no {what} after {PATIENCE:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 const UNOBSERVED: &str = "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: unobserved, namespace: istio-system}\n\

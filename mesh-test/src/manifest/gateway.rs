@@ -33,7 +33,7 @@ pub fn behind(object: &Value) -> Option<(PodSet, Service)> {
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata,
         "spec": { "template": {
             "metadata": { "labels": labels },
-            "spec": { "containers": [{ "name": "gateway", "image": super::podset::NOTHING }] },
+            "spec": { "containers": [{ "name": "gateway", "image": "auto" }] },
         } },
     });
     let service = json!({

@@ -6,8 +6,11 @@ use crate::apps::port::{Port, Protocol};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Istio's word for an image that its injection fills in: gateway pods, where the mesh listens and nothing runs.
-pub(super) const NOTHING: &str = "auto";
+/// Pods of gateways, where the mesh listens and nothing runs: Istio's word for an image that its injection fills in, and
+/// Kubernetes' own image of a program that only waits.
+fn is_nothing(image: &str) -> bool {
+    image == "auto" || image.starts_with("registry.k8s.io/pause:")
+}
 
 /// A Deployment, StatefulSet, ReplicaSet, DaemonSet or a bare Pod (a set of one).
 #[derive(Clone, Debug, Default)]
@@ -122,7 +125,7 @@ impl PodSet {
 
     /// None where the mesh itself is what listens.
     fn app_ports(&self, services: &[Service]) -> impl Iterator<Item = Port> {
-        let runs = self.containers.iter().any(|container| container.image != NOTHING);
+        let runs = self.containers.iter().any(|container| !is_nothing(&container.image));
         if runs { self.echo_ports(services) } else { Vec::new() }.into_iter()
     }
 

@@ -16,6 +16,14 @@ pub struct Bridge {
     pub node: u8,
 }
 
+impl Bridge {
+    /// Its own, for good: without one it takes the lowest of its ports' and changes it as pods come and go, and the others
+    /// go on sending to the old one until their neighbour entries are proven wrong, some 10 s.
+    fn mac(&self) -> Vec<u8> {
+        vec![0x02, b'm', b'e', b's', b'h', self.node]
+    }
+}
+
 /// The two ends of a veth pair: in the node (or fabric) and in the pod (or node).
 pub struct Ports<'a> {
     pub outer: &'a str,
@@ -37,7 +45,8 @@ pub fn set_up_node(ns: &Netns, bridge: &Bridge) -> Result<()> {
     })??;
     session(ns, async |handle| {
         up(handle, "lo").await?;
-        handle.link().add(LinkBridge::new(BRIDGE).build()).execute().await.context("cannot make the bridge")?;
+        let made = LinkBridge::new(BRIDGE).address(bridge.mac()).build();
+        handle.link().add(made).execute().await.context("cannot make the bridge")?;
         let at = index(handle, BRIDGE).await?;
         addresses(handle, at, gateway).await?;
         up(handle, BRIDGE).await

@@ -3,6 +3,7 @@
 use super::check::Checks;
 use super::stage::{Stage, ours, said};
 use super::{Scenario, Step};
+use crate::apps::fetch::Reply;
 use crate::lab::Pod;
 use crate::manifest::Manifest;
 use anyhow::{Context, Result};
@@ -29,6 +30,14 @@ pub(super) const EGRESS: Scenario = Scenario {
         },
         Step {
             id: "F5b",
+            title: "A host that only a VirtualService knows",
+            lesson: "Rules make a host by themselves: on port 80, whatever address DNS gives it, as long as they are there. \
+                     Who asks the same address for another host gets what it asks for.",
+            waits_for: None,
+            act: made_up,
+        },
+        Step {
+            id: "F5c",
             title: "REGISTRY_ONLY",
             lesson: "With a Sidecar that says so, a ServiceEntry is what makes a host reachable. The rest is answered with 502 \
                      and counted as BlackHoleCluster, so that somebody notices.",
@@ -70,6 +79,22 @@ fn allow_any(stage: &Stage, checks: &mut Checks) -> Result<()> {
     let reply = stage.get(&client, &url, &["--header", "host=tracker.example.com"])?;
     let answered = format!("{} by {}", said(&reply), reply.pod());
     checks.equal("tracker.example.com, which nobody registered", &"200 by tracker".to_owned(), &answered);
+    Ok(())
+}
+
+fn made_up(stage: &Stage, checks: &mut Checks) -> Result<()> {
+    let client = stage.client(NS)?;
+    stage.ours("made-up-host.yaml")?;
+    let url = format!("http://{}", outside(stage, "tracker")?.ips().v4);
+    let asked =
+        |host: &str, path: &str| stage.get(&client, &format!("{url}{path}"), &["--header", &format!("host={host}")]);
+    let answered = |reply: &Reply| format!("{} by {}", said(reply), reply.pod());
+    let routed = asked("made-up.example.com", "/")?;
+    checks.equal("the tracker's address, asked for made-up.example.com", &"200 by api".to_owned(), &answered(&routed));
+    checks.equal("made-up.example.com/status", &418, &asked("made-up.example.com", "/status")?.status);
+    checks.equal("made-up.example.com/old", &301, &asked("made-up.example.com", "/old")?.status);
+    let other = asked("tracker.example.com", "/")?;
+    checks.equal("the same address, asked for another host", &"200 by tracker".to_owned(), &answered(&other));
     Ok(())
 }
 

@@ -11,6 +11,7 @@ const CRATES: &[(&str, &[&str])] = &[
         "rustls::",
         &["mesh-agent/src/identity/", "mesh-agent/src/listen/tls", "mesh-agent/src/connect/tls", "mesh-test/"],
     ),
+    ("x509_parser::", &["mesh-agent/src/identity/"]),
     (
         "hyper::client",
         &[
@@ -23,7 +24,17 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     ("opentelemetry_proto::", &["mesh-agent/src/telemetry/trace/", "mesh-test/"]),
     ("hickory_resolver::", &["mesh-agent/src/config/resolve"]),
-    ("kube::", &["mesh-agent/src/config/source/kube", "mesh-agent/src/install/", "mesh-test/"]),
+    (
+        "kube::",
+        &[
+            "mesh-agent/src/config/source/kube",
+            "mesh-agent/src/fleet/",
+            "mesh-agent/src/install/",
+            "mesh-agent/src/status/",
+            "mesh-agent/tests/",
+            "mesh-test/",
+        ],
+    ),
     ("notify::", &["mesh-agent/src/config/source/"]),
 ];
 

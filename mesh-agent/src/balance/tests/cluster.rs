@@ -6,7 +6,7 @@ use crate::snapshot::{
 };
 use fastrand::Rng;
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 fn key() -> PortKey {
@@ -236,6 +236,32 @@ fn workload(region: &str, version: &str) -> Workload {
 fn placed(addr: u8, region: &str) -> Endpoint {
     let workload = workload(region, "v1");
     Endpoint { locality: workload.locality.clone(), workload: Some(Arc::new(workload)), ..ready(addr).pop().unwrap() }
+}
+
+#[test]
+fn a_subset_may_be_a_place() {
+    let endpoints = [(1, "eu"), (2, "us"), (3, "")].map(|(addr, region)| placed(addr, region)).to_vec();
+    let members = |labels: &[(&str, &str)]| {
+        let labels: BTreeMap<Arc<str>, Arc<str>> = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let found = endpoints.iter().filter(|endpoint| endpoint.bears(&labels));
+        found.count()
+    };
+    let region = "topology.kubernetes.io/region";
+    assert_eq!([members(&[(region, "eu")]), members(&[(region, "eu"), ("version", "v1")])], [1, 1]);
+    assert_eq!([members(&[(region, "eu"), ("version", "v2")]), members(&[(region, "")]), members(&[])], [0, 0, 3]);
+    let labels: BTreeMap<Arc<str>, Arc<str>> = [(region.into(), "us".into())].into();
+    let spec = Spec {
+        key: &ClusterKey::from(key()),
+        endpoints: &Arc::new(EndpointSet { endpoints }),
+        labels: Some(&labels),
+        policy: &Arc::default(),
+        lb: LbPolicy::Default,
+        distribution: None,
+        locality: None,
+        client: None,
+    };
+    let chosen = shares(&Registry::default().cluster(&spec, Nanos(0)), 20);
+    assert_eq!(chosen, [(2, 20)].into());
 }
 
 #[test]

@@ -16,14 +16,17 @@ pub(super) const INDEX: &str = "/index.html";
 const ASSETS: &[Asset] = assets![
     "index.html",
     "base.css",
+    "certificates.js",
     "dom.js",
     "explain-view.js",
     "format.js",
     "graph-view.js",
     "graph.css",
     "icon.svg",
+    "layout-rough.js",
     "layout-worker.js",
     "layout.js",
+    "live.js",
     "main.js",
     "model.js",
     "page-explain.js",
@@ -128,7 +131,7 @@ mod tests {
     #[test]
     fn modules_are_fetched_at_once() {
         let index = std::str::from_utf8(find("/").expect("index").bytes).expect("UTF-8");
-        let apart = ["/main.js", "/layout.js", "/layout-worker.js"];
+        let apart = ["/main.js", "/layout.js", "/layout-rough.js", "/layout-worker.js"];
         let modules = ASSETS.iter().map(|asset| asset.path).filter(|path| path.ends_with(".js"));
         for path in modules.filter(|path| !apart.contains(path) && !path.starts_with("/vendor/")) {
             let link = format!("<link rel=\"modulepreload\" href=\"{}\">", path.trim_start_matches('/'));

@@ -10,7 +10,7 @@ mod forward;
 mod guard;
 mod server;
 
-use super::client::{Client, ClientError};
+use super::client::{Agent, Client, ClientError};
 use super::output::{self, Format, Paint, Style};
 use crate::admin::view::Status;
 use anyhow::{Context, Result};
@@ -20,7 +20,6 @@ use serde::Serialize;
 use server::Console;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
@@ -39,6 +38,7 @@ const AFTER_HELP: &str = "\
 Examples:
   mesh-agent dashboard                                          this node's agent
   mesh-agent dashboard --run-dir /run/node-a --run-dir /run/node-b    one page about two agents
+  mesh-agent dashboard --cluster                                one page about the agents of all nodes of a cluster
   mesh-agent dashboard --no-open --port 15080                   on a server; then from your desk:
       ssh -L 15080:127.0.0.1:15080 SERVER                       and open the address that was printed
 
@@ -48,16 +48,20 @@ The address holds a secret: whoever has it may read what the agents know (nothin
 #[derive(Debug, Serialize)]
 struct Opened {
     url: String,
-    agents: Vec<PathBuf>,
+    agents: Vec<String>,
 }
 
 /// Serves until it is ended by a signal.
 ///
 /// # Errors
 /// No agent answers, or the port is taken.
-pub(super) fn run(sockets: Vec<PathBuf>, format: Format, args: &DashboardArgs) -> Result<()> {
-    let missing = unreachable(&sockets)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+pub(super) fn run(agents: Vec<Agent>, format: Format, args: &DashboardArgs) -> Result<()> {
+    let missing = unreachable(&agents)?;
+    // Pods are asked on the runtime that found them.
+    let runtime = match agents.first() {
+        Some(Agent::Pod(_, runtime)) => Arc::clone(runtime),
+        _ => Arc::new(tokio::runtime::Builder::new_current_thread().enable_all().build()?),
+    };
     runtime.block_on(async {
         let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
         let listener = TcpListener::bind(wanted).await.with_context(|| {
@@ -65,23 +69,23 @@ pub(super) fn run(sockets: Vec<PathBuf>, format: Format, args: &DashboardArgs) -
         })?;
         let address = listener.local_addr()?;
         let guard = Guard::new(address.port()).context("no randomness to make a secret of")?;
-        let opened = Opened { url: guard.url(address), agents: sockets.clone() };
+        let opened = Opened { url: guard.url(address), agents: agents.iter().map(ToString::to_string).collect() };
         output::print(format, &opened, |paint| draw(&opened, &missing, address.port(), paint))?;
         if !args.no_open && browser::may_open() {
             browser::open(&guard.url_once(address));
         }
-        server::serve(listener, Arc::new(Console { guard, agents: sockets })).await;
+        server::serve(listener, Arc::new(Console::new(guard, agents))).await;
         Ok(())
     })
 }
 
 /// The agents that do not answer now, with why; an error where none does.
-fn unreachable(sockets: &[PathBuf]) -> Result<Vec<String>, ClientError> {
+fn unreachable(agents: &[Agent]) -> Result<Vec<String>, ClientError> {
     let mut missing = Vec::new();
-    for socket in sockets {
-        match Client::new(socket).read::<Status>("/status") {
+    for agent in agents {
+        match Client::new(agent.clone()).read::<Status>("/status") {
             Ok(_) => {}
-            Err(error) if missing.len() + 1 == sockets.len() => return Err(error),
+            Err(error) if missing.len() + 1 == agents.len() => return Err(error),
             Err(error) => missing.push(error.to_string()),
         }
     }
@@ -90,10 +94,9 @@ fn unreachable(sockets: &[PathBuf]) -> Result<Vec<String>, ClientError> {
 
 fn draw(opened: &Opened, missing: &[String], port: u16, paint: Paint) -> String {
     let mut out = String::new();
-    let agents: Vec<_> = opened.agents.iter().map(|socket| socket.display().to_string()).collect();
     // Writing to a String does not fail.
     let _ = writeln!(out, "{}  {}", paint.text("console", Style::Bold), opened.url);
-    let _ = writeln!(out, "         of {}; Ctrl-C ends it", agents.join(", "));
+    let _ = writeln!(out, "         of {}; Ctrl-C ends it", opened.agents.join(", "));
     if !browser::may_open() {
         let _ = writeln!(out, "         from your desk: ssh -L {port}:127.0.0.1:{port} THIS-MACHINE");
     }

@@ -1,9 +1,10 @@
 //! The console's paths: the page's files, the list of agents, and the questions that are passed on to one of them.
 
 use super::assets;
-use super::forward::{self, Silent};
+use super::forward::{Line, Silent};
 use super::guard::{Guard, Pass, Stranger};
 use crate::admin::view::Failure;
+use crate::cli::client::Agent;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, SET_COOKIE};
 use http::{Method, Request, Response, StatusCode};
@@ -15,7 +16,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -24,8 +24,14 @@ pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 pub(super) struct Console {
     pub(super) guard: Guard,
-    /// The agents' admin sockets; the page knows them by their place in this list.
-    pub(super) agents: Vec<PathBuf>,
+    /// The page knows them by their place in this list.
+    pub(super) agents: Vec<Line>,
+}
+
+impl Console {
+    pub(super) fn new(guard: Guard, agents: Vec<Agent>) -> Self {
+        Self { guard, agents: agents.into_iter().map(Line::new).collect() }
+    }
 }
 
 /// What may be asked of an agent: it answers, and changes nothing.
@@ -40,6 +46,7 @@ const QUESTIONS: &[(Method, &str)] = &[
     (Method::GET, "/connections"),
     (Method::POST, "/explain"),
     (Method::POST, "/seen"),
+    (Method::POST, "/tap"),
 ];
 
 /// Longest question, bytes.
@@ -111,9 +118,9 @@ async fn answer(request: Request<Incoming>, console: &Console) -> Response<Body>
     response
 }
 
-async fn route(method: &Method, path: &str, body: Incoming, agents: &[PathBuf]) -> Response<Body> {
+async fn route(method: &Method, path: &str, body: Incoming, agents: &[Line]) -> Response<Body> {
     if path == "/api/agents" {
-        return only_get(method, || match serde_json::to_vec(agents) {
+        return only_get(method, || match serde_json::to_vec(&names(agents)) {
             Ok(list) => respond(StatusCode::OK, "application/json", list),
             Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         });
@@ -127,8 +134,8 @@ async fn route(method: &Method, path: &str, body: Incoming, agents: &[PathBuf]) 
     }
 }
 
-async fn ask(method: &Method, agent: &str, question: &str, body: Incoming, agents: &[PathBuf]) -> Response<Body> {
-    let Some(socket) = agent.parse().ok().and_then(|at: usize| agents.get(at)) else {
+async fn ask(method: &Method, agent: &str, question: &str, body: Incoming, agents: &[Line]) -> Response<Body> {
+    let Some(line) = agent.parse().ok().and_then(|at: usize| agents.get(at)) else {
         return failure(StatusCode::NOT_FOUND, "no such agent; /api/agents lists them");
     };
     let known = |path: &str| path.strip_prefix('/') == Some(question);
@@ -140,16 +147,20 @@ async fn ask(method: &Method, agent: &str, question: &str, body: Incoming, agent
     let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
         return failure(StatusCode::PAYLOAD_TOO_LARGE, "the question did not arrive, or is too long");
     };
-    match forward::ask(socket, method.clone(), path, body.to_bytes()).await {
+    match line.ask(method.clone(), path, body.to_bytes()).await {
         Ok(response) => response,
         Err(silent) => {
             let status = match silent {
                 Silent::Late => StatusCode::GATEWAY_TIMEOUT,
-                Silent::Unreachable(_) | Silent::Broken(_) => StatusCode::BAD_GATEWAY,
+                Silent::Unreachable(_) | Silent::Pod(_) | Silent::Broken(_) => StatusCode::BAD_GATEWAY,
             };
-            failure(status, &format!("the agent at {} does not answer: {silent}", socket.display()))
+            failure(status, &format!("the agent at {} does not answer: {silent}", line.agent))
         }
     }
+}
+
+fn names(agents: &[Line]) -> Vec<String> {
+    agents.iter().map(|line| line.agent.to_string()).collect()
 }
 
 fn turned_away(stranger: Stranger) -> Response<Body> {

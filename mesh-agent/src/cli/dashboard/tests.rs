@@ -1,9 +1,9 @@
 //! The console as a browser meets it: real sockets, an agent's socket with a scripted answer behind them.
 
 use super::server::{Console, serve};
-use super::{Guard, unreachable};
+use super::{Agent, Guard, unreachable};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -49,7 +49,8 @@ impl Fixture {
         let address = listener.local_addr().expect("address");
         let guard = Guard::new(address.port()).expect("guard");
         let token = guard.url(address).replace(&format!("http://{address}"), "");
-        tokio::spawn(serve(listener, Arc::new(Console { guard, agents: sockets })));
+        let agents = sockets.into_iter().map(Agent::Socket).collect();
+        tokio::spawn(serve(listener, Arc::new(Console::new(guard, agents))));
         let mut fixture = Self { address, token, cookie: String::new(), _dir: dir };
         let page = fixture.call("GET", &fixture.token.clone(), "").await;
         let cookie = page.lines().find_map(|line| line.strip_prefix("set-cookie: ")).expect("cookie");
@@ -110,6 +111,8 @@ async fn questions_are_forwarded_and_nothing_else_is() {
     assert!(!answer.contains("no=1"), "an agent's header fields stay with it: {answer}");
     let answer = console.call("POST", "/api/agents/0/explain", "{}END").await;
     assert!(answer.contains("POST /explain"), "{answer}");
+    let answer = console.call("POST", "/api/agents/0/tap", "{}END").await;
+    assert!(answer.contains("POST /tap"), "{answer}");
     assert!(console.call("GET", "/api/agents", "").await.contains("a.sock"));
     for (method, path, wanted) in [
         ("GET", "/api/agents/0/explain", "405"),
@@ -153,7 +156,7 @@ async fn strangers_learn_nothing() {
 
 #[tokio::test]
 async fn a_console_needs_an_agent() {
-    let missing = vec![PathBuf::from("/nowhere/a.sock"), PathBuf::from("/nowhere/b.sock")];
+    let missing = ["/nowhere/a.sock", "/nowhere/b.sock"].map(|path| Agent::Socket(path.into()));
     let error = unreachable(&missing).expect_err("none answers").to_string();
     assert!(error.contains("b.sock") && error.contains("mesh-agent run"), "{error}");
 }

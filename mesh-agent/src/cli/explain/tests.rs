@@ -1,10 +1,10 @@
 use super::*;
-use crate::cli::{Cli, Command};
+use crate::cli::{Ask, Cli, Command};
 use clap::Parser;
 
 fn args(args: &[&str]) -> ExplainArgs {
     let cli = Cli::try_parse_from(["mesh-agent", "explain"].iter().chain(args)).expect("flags parse");
-    let Command::Explain(args) = cli.command else { panic!("explain was asked for") };
+    let Command::Ask(Ask::Explain(args)) = cli.command else { panic!("explain was asked for") };
     *args
 }
 

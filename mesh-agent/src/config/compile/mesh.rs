@@ -1,6 +1,6 @@
 //! MeshConfig → what holds for the whole mesh.
 
-mod tracing;
+pub(super) mod tracing;
 
 use super::names::visibility;
 use super::route;

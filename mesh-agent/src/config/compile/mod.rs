@@ -22,6 +22,7 @@ mod scopes;
 mod service;
 mod service_entry;
 mod sidecar;
+mod status;
 mod telemetry;
 mod traffic;
 mod traffic_policy;
@@ -29,6 +30,7 @@ mod workload;
 
 pub use gateway::GATEWAY_NAME_LABEL;
 pub use service::LOAD_BALANCER_ANNOTATION;
+pub use status::{CONTROLLER, ObjectStatus};
 pub use workload::{MESH_LABEL, NETNS_ANNOTATION};
 
 use super::diagnostic::{Code, Diagnostic};
@@ -196,6 +198,11 @@ impl Compiler {
     /// Secrets that Gateways of this node's pods name, whether they are there or not.
     pub fn secrets(&self) -> impl Iterator<Item = &ObjectKey> {
         self.gateways.secrets()
+    }
+
+    /// Of the object of this name that is in force; `None` where there is none.
+    pub fn uid(&self, key: &ObjectKey) -> Option<Arc<str>> {
+        Some(Arc::clone(&self.index.get(key)?.meta.uid))
     }
 
     /// Every finding about the objects in force, in order of object.

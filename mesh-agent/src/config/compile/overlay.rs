@@ -140,6 +140,7 @@ fn rate_limit(spec: &Spec, rule: &RuleRef, out: &mut Out<'_>) -> Option<RateLimi
         resource_exhausted: limit.resource_exhausted,
         response_headers: (headers != HeaderChange::default()).then(|| Arc::new(headers)),
         rule: rule.clone(),
+        scope: Arc::default(),
     })
 }
 
@@ -176,6 +177,13 @@ impl Overlay {
         self.rate_limit.is_some() || self.hedge.is_some()
     }
 
+    /// Envoy: a limit of a virtual host has one bucket, limits of routes have one each.
+    fn rate_limit_of(&self, host: &str, route: &Route) -> Option<Arc<RateLimit>> {
+        let limit = RateLimit::clone(self.rate_limit.as_ref()?);
+        let route = if self.routes.is_empty() { "" } else { &route.name };
+        Some(Arc::new(RateLimit { scope: format!("{host}/{route}").into(), ..limit }))
+    }
+
     pub(super) fn is_about_policies(&self) -> bool {
         self.max_age.is_some()
     }
@@ -184,7 +192,7 @@ impl Overlay {
     pub(super) fn on_routes(overlays: &[&Self], host: VirtualHost) -> VirtualHost {
         let with = |route: &Arc<Route>| {
             let mine = || overlays.iter().filter(|o| o.routes.is_empty() || o.routes.contains(&route.name));
-            let rate_limit = mine().find_map(|o| o.rate_limit.clone());
+            let rate_limit = mine().find_map(|o| o.rate_limit_of(&host.host, route));
             let hedge = mine().find_map(|o| o.hedge.clone());
             if rate_limit.is_none() && hedge.is_none() {
                 return Arc::clone(route);

@@ -121,7 +121,7 @@ fn compile_port<'a>(
     let key = PortKey::new(input.name.clone(), number);
     let former = input.former.and_then(|s| s.ports.iter().find(|p| p.key == key));
     let (protocol, declared) = protocol(port);
-    own.extend(protocol_advice(i, port, protocol, declared));
+    own.extend(protocol_advice(i, port, protocol, declared).filter(|_| !is_installations(input.resource)));
     if let Some(TargetPort::Number(n)) = port.target_port
         && n != 0
         && port_number(n).is_none()
@@ -207,6 +207,12 @@ fn address_advice(spec: &ServiceSpec, vips: &[IpAddr], own: &mut Vec<Diagnostic>
                 .fix("files are taken as they are and no address is allocated: write a clusterIP, or None for a headless Service"),
         );
     }
+}
+
+/// Part of a cluster's or a mesh's own installation: nobody who reads advice can change its ports.
+fn is_installations(r: &Resource) -> bool {
+    matches!(&*r.key.namespace, "kube-system" | "kube-public" | "kube-node-lease" | "istio-system")
+        || r.meta.labels.contains_key("gateway.istio.io/managed")
 }
 
 fn protocol_advice(

@@ -1,11 +1,13 @@
 //! Telemetry → what is counted, logged and traced of which workloads (SEMANTICS §10 "Telemetry API").
 
+use super::mesh::tracing::tags;
 use crate::config::diagnostic::{Code, Diagnostic};
 use crate::config::resource::Resource;
-use crate::config::resource::istio::telemetry::{AccessLogging, CustomTag, Match, Override, Spec, Tracing as Traced};
+use crate::config::resource::istio::telemetry::{AccessLogging, Match, Override, Spec, Tracing as Traced};
 use crate::snapshot::cel::Expression;
 use crate::snapshot::route::RuleRef;
-use crate::snapshot::telemetry::{Applies, Logging, MetricOverride, Mode, Tag, TagSource, Telemetry, Tracing};
+use crate::snapshot::telemetry::{Applies, Logging, MetricOverride, Mode, Telemetry, Tracing};
+use crate::snapshot::tracing::Rate;
 use crate::telemetry::Family;
 use std::sync::Arc;
 
@@ -106,6 +108,11 @@ fn logged(of: &AccessLogging, at: &str, found: &mut Vec<Diagnostic>) -> Option<L
         }
         _ => None,
     };
+    if of.providers.is_empty() && of.disabled != Some(true) && filter.is_none() {
+        let message = "without a provider, a filter or disabled it says nothing: it has no effect";
+        let diagnostic = Diagnostic::warning(Code::InvalidTelemetryProvider, message);
+        found.push(diagnostic.field(format!("{at}.providers")).fix("name a provider: [{name: envoy}]"));
+    }
     Some(Logging {
         mode: mode(&of.matched, at, found)?,
         providers: of.providers.iter().map(|provider| Arc::clone(&provider.name)).collect(),
@@ -115,23 +122,15 @@ fn logged(of: &AccessLogging, at: &str, found: &mut Vec<Diagnostic>) -> Option<L
 }
 
 fn traced(of: &Traced, at: &str, found: &mut Vec<Diagnostic>) -> Option<Tracing> {
-    let sampling = of.random_sampling_percentage.filter(|percent| {
-        let fits = (0.0..=100.0).contains(percent);
-        if !fits {
+    let sampling = of.random_sampling_percentage.and_then(|percent| {
+        let rate = Rate::of_percent(percent);
+        if rate.is_none() {
             let message = format!("{percent} is not from 0 to 100; the level above holds");
             found.push(error(&format!("{at}.randomSamplingPercentage"), message, "write a number from 0 to 100"));
         }
-        fits
+        rate
     });
-    let tags = of.custom_tags.iter().filter_map(|(name, tag)| {
-        let source = source(tag);
-        if source.is_none() {
-            let message = "neither literal, environment nor header; the tag is left out".to_owned();
-            found.push(error(&format!("{at}.customTags[{name}]"), message, "write one of them"));
-        }
-        Some(Tag { name: Arc::clone(name), source: source? })
-    });
-    let tags = tags.collect();
+    let tags = tags(&of.custom_tags, &format!("{at}.customTags"), found);
     Some(Tracing {
         mode: mode(&of.matched, at, found)?,
         provider: of.providers.first().map(|provider| Arc::clone(&provider.name)),
@@ -141,18 +140,6 @@ fn traced(of: &Traced, at: &str, found: &mut Vec<Diagnostic>) -> Option<Tracing>
         draw_by_id: of.use_request_id_for_trace_sampling,
         istio_tags: of.enable_istio_tags,
     })
-}
-
-fn source(tag: &CustomTag) -> Option<TagSource> {
-    let named = |named: &crate::config::resource::istio::telemetry::Named| {
-        (Arc::clone(&named.name), Arc::clone(&named.default_value))
-    };
-    match (&tag.literal, &tag.environment, &tag.header) {
-        (Some(literal), _, _) => Some(TagSource::Literal(Arc::clone(&literal.value))),
-        (_, Some(of), _) => Some(named(of)).map(|(name, default)| TagSource::Environment { name, default }),
-        (_, _, Some(of)) => Some(named(of)).map(|(name, default)| TagSource::Header { name, default }),
-        (None, None, None) => None,
-    }
 }
 
 fn mode(matched: &Match, at: &str, found: &mut Vec<Diagnostic>) -> Option<Mode> {

@@ -84,9 +84,9 @@ pub(super) fn is_finished(pod: &Pod) -> bool {
 pub(super) fn locality(labels: &BTreeMap<Arc<str>, Arc<str>>) -> Locality {
     let label = |name: &str, former: &str| labels.get(name).or_else(|| labels.get(former)).cloned().unwrap_or_default();
     Locality {
-        region: label("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"),
-        zone: label("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"),
-        subzone: label("topology.istio.io/subzone", ""),
+        region: label(Locality::REGION, "failure-domain.beta.kubernetes.io/region"),
+        zone: label(Locality::ZONE, "failure-domain.beta.kubernetes.io/zone"),
+        subzone: label(Locality::SUBZONE, ""),
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Meta {
     pub name: Arc<str>,
     pub namespace: Arc<str>,
     pub uid: Arc<str>,
+    /// Grows with each change of `spec`; 0 where nobody counts. Kept of what has a status of ours.
+    pub generation: i64,
     pub labels: Labels,
     pub annotations: Labels,
     /// RFC 3339; none in hand-written files.

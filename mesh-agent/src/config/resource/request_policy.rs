@@ -37,7 +37,7 @@ pub struct TargetRef {
     pub name: Arc<str>,
 }
 
-/// A token bucket for each source workload and route.
+/// A token bucket for each source workload and host; for each route where `routes` names some.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct RateLimit {

@@ -79,8 +79,8 @@ impl Pool {
 
     async fn open(&self, way: Way<'_>, permit: Option<Permit>) -> Result<Sender, ConnectError> {
         let socket = way.dial(Some(Wire::Http1), permit).await?;
-        let local = socket.local();
-        Ok(http1::connect(socket, &self.idle).await?.at(local))
+        let link = Arc::clone(socket.link());
+        Ok(http1::connect(socket, &self.idle).await?.over(link))
     }
 
     async fn queued(&self, limited: &Limited, way: Way<'_>) -> Result<Sender, ConnectError> {

@@ -4,13 +4,13 @@ use super::{Pools, Way, Wire};
 use crate::body::Body;
 use crate::connect::limits::{Limits, Open, Word};
 use crate::connect::upstream::Target;
-use crate::connect::{Carries, Permit, Upstream};
+use crate::connect::{Carries, Link, Permit, Upstream};
+use crate::costs;
 use crate::error::{ConnectError, UpstreamError};
 use crate::http2::{self, Call, Connection};
 use crate::time::Nanos;
 use http::Request;
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -36,9 +36,9 @@ pub struct Http2Lease {
 }
 
 impl Http2Lease {
-    /// The agent's end of the connection.
-    pub fn local(&self) -> Option<SocketAddr> {
-        self.connection.local()
+    /// The connection itself.
+    pub fn link(&self) -> Option<&Arc<Link>> {
+        self.connection.link()
     }
 
     /// Starts the call.
@@ -155,12 +155,12 @@ impl Pool {
         *self.connecting.borrow_mut() = Some(receiver.clone());
         let (pool, dialer, ledger) = (Rc::clone(self), way.dialer.clone(), Arc::clone(&pools.ledger));
         let target = Target { to: way.to, carries: Carries::Http2, wire: Some(Wire::Http2), ends: way.ends };
-        tokio::task::spawn_local(async move {
+        costs::spawn(async move {
             let result = async {
                 let socket = pool.upstream.dial(&dialer, target, settings.connect_timeout, permit).await?;
-                let local = socket.local();
+                let link = Arc::clone(socket.link());
                 let connection = http2::connect(socket, &settings, &ledger).await?;
-                connection.set_local(local);
+                connection.set_link(link);
                 Ok(connection)
             }
             .await;

@@ -148,7 +148,7 @@ impl Sync {
     pub(super) fn retract(&mut self, update: &Update<'_>) -> SyncReport {
         let mut report = SyncReport::default();
         let mut left = Leftovers::default();
-        for name in update.services {
+        for name in update.services.iter().chain([&plan::ruled()]) {
             let plans = self.plans(update.snapshot, name);
             self.retract_service(name, &plans, update.snapshot, &mut left);
         }
@@ -245,6 +245,9 @@ impl Sync {
 
     fn plans(&self, snapshot: &Snapshot, name: &ServiceName) -> Vec<PortPlan> {
         let terms = Terms { snapshot, every: &self.reach.every, mode: self.mode, failure: self.failure };
+        if *name == plan::ruled() {
+            return plan::plan_ruled(&terms).into_iter().collect();
+        }
         snapshot.service(name).map(|service| plan::plan(service, &terms)).unwrap_or_default()
     }
 
@@ -329,9 +332,10 @@ impl Sync {
     }
 }
 
-/// The Services that an update is about: those that changed, and those whose host somebody spoke about anew.
+/// The Services that an update is about: those that changed, those whose host somebody spoke about anew, and always the
+/// hosts without a Service, which cost nothing to plan.
 fn replanned(update: &Update<'_>, all: bool) -> BTreeSet<ServiceName> {
-    let mut names: BTreeSet<ServiceName> = update.services.iter().cloned().collect();
+    let mut names: BTreeSet<ServiceName> = update.services.iter().cloned().chain([plan::ruled()]).collect();
     if all {
         names.extend(update.snapshot.services().map(|service| service.name.clone()));
     } else {

@@ -3,7 +3,7 @@
 use super::super::Mode;
 use super::policy::wants_agent;
 use super::reach::Every;
-use crate::snapshot::{EndpointHealth, EndpointSet, PortKey, Service, ServicePort, Snapshot};
+use crate::snapshot::{EndpointHealth, EndpointSet, PortKey, RULED_PORT, Service, ServiceName, ServicePort, Snapshot};
 use mesh_common::Addr;
 use mesh_common::maps::FailurePolicy;
 use std::collections::BTreeSet;
@@ -66,6 +66,23 @@ pub(super) fn plan_port(service: &Service, port: &ServicePort, terms: &Terms<'_>
     Some(PortPlan { key: port.key.clone(), addrs, want, sk_msg, failure: terms.failure })
 }
 
+/// Hosts that only VirtualServices know, as if they were a Service; it has no namespace and a name that no Service has.
+pub(super) fn ruled() -> ServiceName {
+    ServiceName::new("", "hosts of VirtualServices")
+}
+
+/// Their clients' connections are made for addresses that only DNS knows: all of the port are looked at.
+pub(super) fn plan_ruled(terms: &Terms<'_>) -> Option<PortPlan> {
+    let wanted = terms.mode == Mode::Mesh && terms.snapshot.serves_ruled_hosts();
+    wanted.then(|| PortPlan {
+        key: PortKey::new(ruled(), RULED_PORT),
+        addrs: [Addr::any(RULED_PORT)].into(),
+        want: Want::Agent,
+        sk_msg: false,
+        failure: terms.failure,
+    })
+}
+
 /// Ready endpoints; draining ones only when none is ready (KEP-1669).
 fn endpoints(set: &EndpointSet) -> Want {
     let of = |health| set.endpoints.iter().filter(move |endpoint| endpoint.health == health);
@@ -81,7 +98,7 @@ fn endpoints(set: &EndpointSet) -> Want {
 pub(super) mod tests {
     use super::*;
     use crate::addr::EndpointAddr;
-    use crate::snapshot::{Endpoint, LbPolicy, Locality, Protocol, ServiceName};
+    use crate::snapshot::{Endpoint, LbPolicy, Locality, Protocol};
     use std::sync::Arc;
 
     pub(in super::super) fn service(

@@ -50,6 +50,7 @@ fn acts(policy: &TrafficPolicy) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::ruled;
     use super::super::reach::Reach;
     use super::super::{Update, replanned};
     use super::*;
@@ -120,7 +121,8 @@ spec: {clusterIP: 10.96.0.2, ports: [{name: tcp, port: 5432}]}
     fn looked_at(update: &compile::Update) -> Vec<String> {
         let touched =
             Update { services: &update.touched_services, hosts: &update.touched_hosts, ..Update::of(&update.snapshot) };
-        replanned(&touched, false).iter().map(ToString::to_string).collect()
+        let names = replanned(&touched, false);
+        names.iter().filter(|name| **name != ruled()).map(ToString::to_string).collect()
     }
 
     fn istio(kind: &str, spec: &str) -> String {
@@ -214,6 +216,47 @@ spec: {clusterIP: 10.96.0.2, ports: [{name: tcp, port: 5432}]}
         let whole = mesh.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: 'outboundTrafficPolicy: {mode: REGISTRY_ONLY}'}}");
         assert!(whole.touched_scopes);
         assert_eq!(restricted(&whole), 1);
+    }
+
+    #[test]
+    fn a_host_that_only_rules_know_makes_port_80_looked_at_while_it_is_there() {
+        use super::super::plan::{Terms, Want, plan_ruled};
+        use mesh_common::{Addr, maps::FailurePolicy};
+        let (mut mesh, update) = Mesh::new();
+        let planned = |update: &compile::Update| {
+            let (every, mode) = (Every::default(), super::super::super::Mode::Mesh);
+            let terms = Terms { snapshot: &update.snapshot, every: &every, mode, failure: FailurePolicy::Open };
+            plan_ruled(&terms)
+        };
+        assert_eq!(planned(&update), None);
+        let named = |name: &str, spec: &str| istio("VirtualService", spec).replace("name: x", &format!("name: {name}"));
+        let route = "http: [{route: [{destination: {host: db}}]}]";
+        let seen = named("a", &format!("{{hosts: [made.up], {route}}}"));
+        // Nobody's in the mesh: a gateway's, one that is exported to nobody, a Service's, and one with nothing for HTTP.
+        for (n, spec) in [
+            format!("{{hosts: [made.up], gateways: [g], {route}}}"),
+            format!("{{hosts: [made.up], exportTo: ['~'], {route}}}"),
+            format!("{{hosts: [db], {route}}}"),
+            format!("{{hosts: ['*.shop.svc.cluster.local', '*'], {route}}}"),
+            "{hosts: [made.up], tcp: [{route: [{destination: {host: db}}]}]}".to_owned(),
+        ]
+        .iter()
+        .enumerate()
+        {
+            assert_eq!(planned(&mesh.apply(&named(&format!("n{n}"), spec))), None, "{spec}");
+        }
+        for (n, spec) in [seen.clone(), named("b", &format!("{{hosts: ['*.made.up'], {route}}}"))].iter().enumerate() {
+            let plan = planned(&mesh.apply(spec)).unwrap_or_else(|| panic!("{n}"));
+            assert_eq!((plan.addrs, plan.want, plan.sk_msg), ([Addr::any(80)].into(), Want::Agent, false));
+        }
+        // One goes, one becomes a Service's: the last ends it, and begins it again.
+        assert!(planned(&mesh.delete(&seen)).is_some());
+        let entry = istio(
+            "ServiceEntry",
+            "{hosts: [deep.er.made.up], addresses: [10.9.9.9], resolution: STATIC, ports: [{number: 81, name: http, protocol: HTTP}]}",
+        );
+        assert_eq!(planned(&mesh.apply(&entry)), None);
+        assert!(planned(&mesh.delete(&entry)).is_some());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Pure: who takes a connection, as the connect hooks are told: by the very plans that fill their maps.
 
 use super::super::Mode;
-use super::plan::{Terms, Want, plan_port};
+use super::plan::{Terms, Want, plan_port, plan_ruled};
 use super::reach::{Reach, is_restricted};
 use crate::addr::OrigDst;
 use crate::snapshot::{Client, Destination, Service, ServicePort, Snapshot};
@@ -39,7 +39,9 @@ pub fn taker(snapshot: &Snapshot, client: &Client<'_>, to: OrigDst) -> Taker {
     let (any, addr) = (Addr::any(to.port()), Addr::from(to.addr()));
     let by_port = || {
         let mut ports = snapshot.services().filter(|s| s.by_host).flat_map(|s| s.ports.iter().map(move |p| (s, p)));
+        let ruled = || plan_ruled(&terms).is_some_and(|plan| plan.addrs.contains(&any));
         ports.any(|(s, p)| p.port == to.port() && planned(s, p).is_some_and(|plan| plan.addrs.contains(&any)))
+            || ruled()
     };
     let untouched = addr.is_local() || reach.pods.contains(&to.addr().ip());
     if !untouched && (is_restricted(snapshot, client) || by_port()) { Taker::Agent } else { Taker::Nobody }

@@ -39,6 +39,7 @@ impl Pair {
 fn server(certificates: &[&Pair], clients: ClientCertificates) -> ServerTls {
     ServerTls {
         certificates: certificates.iter().map(|pair| pair.certificate()).collect(),
+        missing: Vec::new(),
         files: None,
         clients,
         min: TlsVersion::V1_2,
@@ -84,7 +85,7 @@ async fn handshake(
         let sni = hello(&mut far, &mut first).await?;
         assert_eq!(sni.as_deref(), Some(name));
         let client = ClientAddr::new(([127, 0, 0, 1], 1).into());
-        let listed = Arc::new(Connections::default()).enter(client, None, String::new());
+        let listed = Arc::new(Connections::default()).enter(client, None, String::new(), None);
         let io = Replay::new(first.freeze(), far, Arc::clone(&listed.connection));
         let mut stream = configs.terminate(tls, true, io).await?;
         stream.write_all(b"x").await?;

@@ -3,6 +3,7 @@
 use super::entry::{Entry, Head};
 use super::{Ended, escape, time};
 use crate::error::{Flags, NO_FILTER_CHAIN};
+use crate::grpc;
 use crate::snapshot::ClusterKey;
 use crate::snapshot::access_log::{Field, Format, Json, Layout, Named, Operator, Part, Portion, TimePart};
 use http::{HeaderValue, Version};
@@ -17,26 +18,6 @@ const LONGEST: usize = 8 << 10;
 const PASSTHROUGH: &str = "PassthroughCluster";
 const BLACK_HOLE: &str = "BlackHoleCluster";
 const ALLOW_ANY: &str = "allow_any";
-/// As gRPC's own libraries spell them (Envoy's `CAMEL_STRING`).
-const GRPC: [&str; 17] = [
-    "OK",
-    "Canceled",
-    "Unknown",
-    "InvalidArgument",
-    "DeadlineExceeded",
-    "NotFound",
-    "AlreadyExists",
-    "PermissionDenied",
-    "ResourceExhausted",
-    "FailedPrecondition",
-    "Aborted",
-    "OutOfRange",
-    "Unimplemented",
-    "Internal",
-    "Unavailable",
-    "DataLoss",
-    "Unauthenticated",
-];
 
 static HOSTNAME: LazyLock<String> = LazyLock::new(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
 
@@ -214,7 +195,9 @@ fn of_field<'a>(field: &'a Field, entry: &'a Entry, ended: &'a Ended) -> Value<'
         }
         Field::GrpcStatus => match ended.grpc_status {
             None => Value::Absent,
-            Some(status) => GRPC.get(usize::from(status)).map_or(Value::Digits(status.into()), |name| some(Some(name))),
+            Some(status) => grpc::STATUS_NAMES
+                .get(usize::from(status))
+                .map_or(Value::Digits(status.into()), |name| some(Some(name))),
         },
         Field::GrpcStatusNumber => ended.grpc_status.map_or(Value::Absent, |status| Value::Number(status.into())),
         Field::ConnectionId => Value::Number(entry.connection),

@@ -39,6 +39,7 @@ fn example(format: Format, parts: &request::Parts) -> (Box<Entry>, Ended) {
         received: 12,
         sent: 135,
         attempts: 1,
+        tcp: None,
         route: Some("default".into()),
     };
     (entry, ended)
@@ -166,6 +167,7 @@ fn begun(logger: &Rc<Logger>) -> (Box<Entry>, Ended) {
         received: 0,
         sent: 0,
         attempts: 1,
+        tcp: None,
         route: None,
     };
     (entry, ended)

@@ -6,6 +6,7 @@ use super::span::{Kind, Span, Tag};
 use super::tags::{self, Ended};
 use crate::addr::EndpointAddr;
 use crate::error::{Flag, Flags};
+use crate::net::TcpInfo;
 use crate::snapshot::tracing::Tracing;
 use crate::snapshot::{ClusterKey, Enrolment, Workload};
 use crate::telemetry::{Callee, Record, canonical_service};
@@ -163,8 +164,8 @@ impl Trace {
         self.attempts.iter_mut().rev().find(|attempt| attempt.endpoint == endpoint)
     }
 
-    /// The request is over: its spans go out.
-    pub(in crate::telemetry) fn end(self, record: &Record, now: Nanos) {
+    /// The request is over: its spans go out. `tcp`: of the connection to the endpoint whose answer counts.
+    pub(in crate::telemetry) fn end(self, record: &Record, tcp: Option<TcpInfo>, now: Nanos) {
         let wall = SystemTime::now();
         let at = |time: Nanos| wall.checked_sub(now.since(time)).unwrap_or(wall);
         let sizes = [record.received(), record.response.bytes()];
@@ -220,6 +221,12 @@ impl Trace {
         }
         if let Some(time) = record.agent_time() {
             tags.push(("undermesh.agent_time_us".into(), time.as_micros().to_string().into()));
+        }
+        if let Some(tcp) = tcp {
+            tags.extend([
+                ("undermesh.rtt_us".into(), tcp.srtt_us.to_string().into()),
+                ("undermesh.retransmits".into(), tcp.retransmits.to_string().into()),
+            ]);
         }
         tags.push(("undermesh.attempts".into(), record.attempts.to_string().into()));
         let span = Span {

@@ -23,11 +23,22 @@ pub(super) fn request<T>(args: &CallArgs, message: T) -> anyhow::Result<Request<
     Ok(request)
 }
 
-/// One call of the kind that `args` names.
+/// One call of the kind that `args` names. A call that has not left this client when its connection is told to go away is
+/// made on the next one, as gRPC's own clients do and tonic does not (gRFC A6, transparent retries).
 pub(super) async fn call(channel: Channel, args: &CallArgs) -> Result<Answer, Failure> {
+    loop {
+        match attempt(channel.clone(), args).await {
+            Err(status) if is_unsent(&status) => {}
+            Err(status) => return Err(Failure::new(&format!("{:?}", status.code()), describe(&status))),
+            Ok(answer) => return Ok(answer),
+        }
+    }
+}
+
+async fn attempt(channel: Channel, args: &CallArgs) -> Result<Answer, Status> {
     let mut client =
         PingPongClient::new(channel).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
-    let invalid = |error: anyhow::Error| Failure::new("InvalidArgument", format!("{error:#}"));
+    let invalid = |error: anyhow::Error| Status::invalid_argument(format!("{error:#}"));
     let one = PingRequest {
         message: args.message.clone(),
         payload: vec![0; args.bytes],
@@ -58,10 +69,20 @@ pub(super) async fn call(channel: Channel, args: &CallArgs) -> Result<Answer, Fa
             Err(status) => Err(status),
         },
     };
-    match answered {
-        Ok((last, messages)) => Ok(Answer { replica: last.pod.clone(), messages, last: to_json(&last) }),
-        Err(status) => Err(Failure::new(&format!("{:?}", status.code()), describe(&status))),
+    let (last, messages) = answered?;
+    Ok(Answer { replica: last.pod.clone(), messages, last: to_json(&last) })
+}
+
+/// hyper calls a request canceled that it still had in its queue when the connection ended.
+fn is_unsent(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            return true;
+        }
+        cause = error.source();
     }
+    false
 }
 
 async fn drain(mut replies: Streaming<PingReply>) -> Result<(PingReply, u64), Status> {

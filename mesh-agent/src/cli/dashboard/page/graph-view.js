@@ -23,6 +23,7 @@ export class GraphView {
   #nodes = new Map();
   #edges = new Map();
   #placed = null;
+  #settled = false;
   #model = { nodes: [], edges: [] };
   #topology = "";
   #turn = 0;
@@ -49,7 +50,7 @@ export class GraphView {
     this.#root.addEventListener("click", () => this.select(null));
     this.#root.addEventListener("keydown", (event) => this.#key(event));
     // The turn is the view's own: an answer to a view that was closed is dropped.
-    LAYOUT.onmessage = ({ data }) => data.turn === this.#turn && this.#draw(data.placed);
+    LAYOUT.onmessage = ({ data }) => data.turn === this.#turn && this.#draw(data.placed, data.final);
     this.resized = new ResizeObserver(() => this.#viewport.touched || this.fit());
     this.resized.observe(this.#root);
   }
@@ -97,8 +98,10 @@ export class GraphView {
     this.#onselect(id);
   }
 
-  #draw(placed) {
-    const first = this.#placed === null;
+  /** `final`: a better layout of the same does not follow. */
+  #draw(placed, final) {
+    const first = final && !this.#settled;
+    this.#settled ||= final;
     this.#placed = placed;
     const { groups, links, edges, nodes, labels } = this.#layers;
     groups.replaceChildren(...Object.entries(placed.groups).map(([id, box]) => groupFrame(id, box)));
@@ -112,6 +115,7 @@ export class GraphView {
     this.#refresh();
     this.#highlight();
     if (first || !this.#viewport.touched) this.fit();
+    this.#root.dataset.layout = final ? "final" : "rough";
     if (first && this.selected && placed.nodes[this.selected]) this.select(this.selected, { reveal: true });
     this.#root.dataset.drawn = String(this.#nodes.size);
   }

@@ -1,9 +1,11 @@
 // The layout beside the page: panning and typing go on while a large mesh is laid out.
 
-import { place } from "./layout.js";
+import { place, rough } from "./layout.js";
 
 const cache = new Map();
 
 onmessage = ({ data }) => {
-  postMessage({ turn: data.turn, placed: place(data, cache) });
+  const first = rough(data, cache);
+  if (first) postMessage({ turn: data.turn, placed: first, final: false });
+  postMessage({ turn: data.turn, placed: place(data, cache), final: true });
 };

@@ -3,6 +3,7 @@
 // namespace leaves the others as they are. Pure but for its cache.
 
 import { CHARACTER, NODE_HEIGHT, nodeWidth } from "./sizes.js";
+import { ranked } from "./layout-rough.js";
 import { Graph, layout } from "./vendor/dagre.js";
 
 /** A namespace's frame: beside its nodes, and above them for its name. */
@@ -16,6 +17,8 @@ const MOST_LAYERED = 24;
 const ROOM_FOR_LAYERS = 1.35;
 /** From this many edges on, a namespace is laid out by each node's first callers only. */
 const DENSE = 120;
+/** From this many nodes on, people would wait for the layout: a rough one goes before it. */
+const LARGE = 60;
 
 /**
  * `nodes`: [{id, group, name}], `edges`: [{id, from, to}], `aspect`: width / height of the view.
@@ -23,14 +26,24 @@ const DENSE = 120;
  * edges: {id: [{x, y}…]} of edges inside a namespace, links: [{from, to, points}] between namespaces
  * (points: null where nothing keeps their lines apart), width, height}.
  */
-export function place({ nodes, edges, aspect }, cache = new Map()) {
+export function place(model, cache = new Map()) {
+  return arranged(model, (id, members, edges, direction) => cached(cache, `${direction}|${id}`, members, edges, () => placeGroup(members, edges, direction, layered)));
+}
+
+/** The same at once, with crossing lines, for a large mesh that was never laid out; else null. */
+export function rough(model, cache) {
+  if (cache.size > 0 || model.nodes.length < LARGE) return null;
+  return arranged(model, (_, members, edges, direction) => placeGroup(members, edges, direction, ranked));
+}
+
+function arranged({ nodes, edges, aspect }, group) {
   const direction = aspect < 0.8 ? "TB" : "LR";
   const groupOf = new Map(nodes.map((node) => [node.id, node.group]));
   const groups = new Map();
   for (const node of nodes) groups.set(node.group, [...(groups.get(node.group) ?? []), node]);
   const inside = [...groups].map(([id, members]) => {
     const own = edges.filter(({ from, to }) => groupOf.get(from) === id && groupOf.get(to) === id);
-    return { id, ...cached(cache, `${direction}|${id}`, members, own, () => placeGroup(members, own, direction)) };
+    return { id, ...group(id, members, own, direction) };
   });
   const between = new Map();
   for (const { from, to } of edges) {
@@ -60,9 +73,9 @@ function cached(cache, id, members, edges, make) {
   return made;
 }
 
-function placeGroup(members, edges, direction) {
+function placeGroup(members, edges, direction, linkedBy) {
   const linked = new Set(edges.filter(({ from, to }) => from !== to).flatMap(({ from, to }) => [from, to]));
-  const placed = layered(members.filter(({ id }) => linked.has(id)), edges, direction);
+  const placed = linkedBy(members.filter(({ id }) => linked.has(id)), edges, direction);
   const loners = members.filter(({ id }) => !linked.has(id));
   if (loners.length === 0) return placed;
   // Who calls nobody here is called by others: rows below, as wide as the rest.

@@ -1,15 +1,17 @@
 // One workload, one of its pods in view: what it calls and how, as the agent of its node has it.
 
+import { Certificates } from "./certificates.js";
 import { attribute, badge, empty, facts, h, replace } from "./dom.js";
 import { age, bytes } from "./format.js";
 import { grouped, ofWorkload, workloadOf } from "./model.js";
 import { explanation } from "./explain-view.js";
+import { Live } from "./live.js";
 import { codes, ENDPOINT_COLUMNS, link, peerTable, Tiles, trafficFacts } from "./parts.js";
 import { standing, workloads } from "./page-workloads.js";
 import { sum } from "./rates.js";
 import { Table } from "./table.js";
 
-const TABS = [["traffic", "Traffic"], ["routes", "Routes"], ["endpoints", "Endpoints"], ["services", "Services"], ["connections", "Connections"], ["explain", "Explain"]];
+const TABS = [["traffic", "Traffic"], ["live", "Live"], ["routes", "Routes"], ["endpoints", "Endpoints"], ["services", "Services"], ["certificates", "Certificates"], ["connections", "Connections"], ["explain", "Explain"]];
 /** Between two questions for what is configured, milliseconds. */
 const SEEN_EVERY = 5000;
 
@@ -39,6 +41,7 @@ export class WorkloadPage {
     key: ({ key }) => key,
     columns: [{ id: "service", label: "Service", cell: ({ service }) => service }, ...ENDPOINT_COLUMNS],
   });
+  #certificates = new Certificates();
   #connections = new Table({
     caption: "Open connections, the oldest first",
     key: ({ key }) => key,
@@ -55,6 +58,7 @@ export class WorkloadPage {
     ],
   });
   #explain = null;
+  #live;
   #seenAt = -1e9;
   #seenKey = "";
   element;
@@ -62,8 +66,13 @@ export class WorkloadPage {
   constructor(store, { name, query }) {
     [this.#store, this.#name, this.title] = [store, name, name];
     this.#tab = TABS.some(([id]) => id === query.get("tab")) ? query.get("tab") : "traffic";
+    this.#live = new Live(store, name);
     this.#drawTabs();
     this.element = h("div", { class: "page" }, this.#head, this.#note, this.#tabs, this.#body);
+  }
+
+  close() {
+    this.#live.stop();
   }
 
   update() {
@@ -112,6 +121,7 @@ export class WorkloadPage {
 
   #drawTabs() {
     const open = (id) => () => {
+      if (id !== "live") this.#live.stop();
       this.#tab = id;
       this.#seenAt = -1e9;
       this.#drawTabs();
@@ -130,7 +140,7 @@ export class WorkloadPage {
   }
 
   #draw(edges) {
-    const draw = { traffic: () => this.#traffic(edges), connections: () => this.#open(), explain: () => this.#ask() }[this.#tab] ?? (() => this.#seen());
+    const draw = { traffic: () => this.#traffic(edges), live: () => this.#watch(), connections: () => this.#open(), explain: () => this.#ask() }[this.#tab] ?? (() => this.#seen());
     draw();
   }
 
@@ -165,14 +175,14 @@ export class WorkloadPage {
     else replace(this.#body, empty("No open connections", "What the pod keeps open to others through the agent is listed here; connections the kernel placed pass the agent by."));
   }
 
-  /** Routes, endpoints, Services: asked for the pod in view, now and then. */
+  /** Routes, endpoints, Services, certificates: asked for the pod in view, now and then. */
   async #seen() {
     const [what, pod] = [this.#tab, this.#pod];
     const key = `${what} ${pod}`;
     if (!pod) return replace(this.#body, empty("No pod of it is known", "Only its traffic was seen."));
     if (this.#seenKey === key && performance.now() - this.#seenAt < SEEN_EVERY) return;
     [this.#seenKey, this.#seenAt] = [key, performance.now()];
-    const shown = { routes: this.#routes, endpoints: this.#endpoints, services: this.#services }[what];
+    const shown = { routes: this.#routes, endpoints: this.#endpoints, services: this.#services, certificates: this.#certificates }[what];
     try {
       const rows = await this.#store.ask(this.#agent(), "seen", { from: pod, what });
       if (this.#seenKey !== key || this.#tab !== what) return;
@@ -183,6 +193,11 @@ export class WorkloadPage {
       delete this.#body.dataset.tab;
       replace(this.#body, empty("The agent does not say", error.message));
     }
+  }
+
+  #watch() {
+    this.#show(this.#live.element);
+    this.#live.start();
   }
 
   #ask() {

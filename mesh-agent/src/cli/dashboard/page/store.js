@@ -69,6 +69,21 @@ export class Store extends EventTarget {
     return json(`/api/agents/${agent.at}/${kind}`, { method: "POST", body: JSON.stringify(question) });
   }
 
+  /** A question whose answer goes on, a JSON object a line; until it ends, or `signal` does. */
+  async watch(agent, kind, question, signal, opened, each) {
+    const response = await fetch(`/api/agents/${agent.at}/${kind}`, { method: "POST", body: JSON.stringify(question), cache: "no-store", signal });
+    if (!response.ok) throw new Refused(response.status, (await response.json().catch(() => ({}))).error ?? `answered ${response.status}`);
+    opened();
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let rest = ""; ; ) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      for (const line of lines) each(JSON.parse(line));
+    }
+  }
+
   /** All agents' rows of a kind, each with its agent; null while none has answered. */
   rows(kind) {
     const answers = this.agents.filter((agent) => agent.said[kind]);

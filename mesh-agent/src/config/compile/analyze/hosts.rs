@@ -1,4 +1,4 @@
-//! Hosts that several objects claim, or that no gateway serves (IST0109, IST0132, IST0145).
+//! Hosts that several objects claim, or that no gateway serves (IST0109, IST0132).
 
 use super::World;
 use crate::config::diagnostic::{Code, Diagnostic};
@@ -11,7 +11,6 @@ use std::sync::Arc;
 pub(super) fn analyze(world: &mut World<'_>) {
     conflicting_virtual_services(world);
     hosts_without_gateway(world);
-    conflicting_gateways(world);
 }
 
 /// For one client the oldest one counts; the others are without effect wherever the same clients see them.
@@ -31,16 +30,15 @@ fn conflicting_virtual_services(world: &mut World<'_>) {
                             || other.export == crate::snapshot::route::Visibility::Public)
                 };
                 let Some((winner, _)) = all[..i].iter().find(|(_, other)| same(other)) else { continue };
-                let Some(r) = compiler.index.get(key) else { continue };
-                let at = spec_host(world, key, &host);
-                let message = format!("{winner} is older and has the host {host} too: for it this one has no effect");
-                let diagnostic = Diagnostic::error(Code::ConflictingMeshGatewayVirtualServiceHosts, message);
-                world.say(
-                    r,
-                    diagnostic,
-                    at,
-                    "put the rules of both into one VirtualService, in the order that is meant",
-                );
+                let older = format!("{winner} is older and has the host {host} too: for it this one has no effect");
+                let younger = format!("{key} has the host {host} too: it is younger and has no effect for it");
+                for (key, message) in [(key, older), (winner, younger)] {
+                    let Some(r) = compiler.index.get(key) else { continue };
+                    let at = spec_host(world, key, &host);
+                    let diagnostic = Diagnostic::error(Code::ConflictingMeshGatewayVirtualServiceHosts, message);
+                    let fix = "put the rules of both into one VirtualService, in the order that is meant";
+                    world.say(r, diagnostic, at, fix);
+                }
             }
         }
     }
@@ -62,24 +60,25 @@ fn hosts_without_gateway(world: &mut World<'_>) {
                 continue;
             };
             let servers: Vec<_> = gateway.spec.servers.iter().flat_map(|s| &s.hosts).collect();
-            for host in &spec.hosts {
-                let full_host = world.fqdn(host, r);
-                let serves = |server: &&Arc<str>| {
+            let serves = |host: &&Arc<str>| {
+                let full = world.fqdn(host, r);
+                servers.iter().any(|server| {
                     let (ns, dns) = server.split_once('/').unwrap_or(("*", server));
                     let here = match ns {
                         "*" => true,
                         "." => *r.key.namespace == *namespace,
                         ns => ns == &*r.key.namespace,
                     };
-                    here && intersects(dns, host, &full_host)
-                };
-                if !servers.iter().any(serves) {
-                    let message =
-                        format!("Gateway {full} has no server for the host {host}: through it the host is 404");
-                    let diagnostic = Diagnostic::warning(Code::VirtualServiceHostNotFoundInGateway, message);
-                    let fix = "add the host to the Gateway's servers[].hosts, or remove the gateway here";
-                    world.say(r, diagnostic, format!("spec.gateways[{i}]"), fix);
-                }
+                    here && intersects(dns, host, &full)
+                })
+            };
+            // Several gateways may have a part of the hosts each.
+            if !spec.hosts.is_empty() && !spec.hosts.iter().any(|host| serves(&host)) {
+                let hosts = spec.hosts.join(", ");
+                let message = format!("Gateway {full} has no server for {hosts}: through it this is never met");
+                let diagnostic = Diagnostic::warning(Code::VirtualServiceHostNotFoundInGateway, message);
+                let fix = "add the host to the Gateway's servers[].hosts, or remove the gateway here";
+                world.say(r, diagnostic, format!("spec.gateways[{i}]"), fix);
             }
         }
     }
@@ -88,34 +87,4 @@ fn hosts_without_gateway(world: &mut World<'_>) {
 fn intersects(server: &str, host: &str, full: &str) -> bool {
     let cover = |a: &str, b: &str| a == b || a == "*" || b == "*" || covers_host(a, b) || covers_host(b, a);
     cover(server, host) || cover(server, full)
-}
-
-/// Two Gateways for the same pods, port and host: whose TLS setting holds is nobody's intention.
-fn conflicting_gateways(world: &mut World<'_>) {
-    let gateways = world.gateways();
-    for (i, (r, gateway)) in gateways.iter().enumerate() {
-        for (other, former) in &gateways[..i] {
-            if gateway.spec.selector != former.spec.selector || gateway.spec.selector.is_empty() {
-                continue;
-            }
-            for (s, server) in gateway.spec.servers.iter().enumerate() {
-                let same = former.spec.servers.iter().find(|f| {
-                    f.port.number == server.port.number
-                        && f.bind == server.bind
-                        && f.hosts.iter().any(|h| server.hosts.contains(h))
-                });
-                if same.is_some() {
-                    let message =
-                        format!("{} serves port {} of the same pods for the same hosts", other.key, server.port.number);
-                    let diagnostic = Diagnostic::error(Code::ConflictingGateways, message);
-                    world.say(
-                        r,
-                        diagnostic,
-                        format!("spec.servers[{s}].hosts"),
-                        "give each Gateway hosts of its own, or make them one",
-                    );
-                }
-            }
-        }
-    }
 }

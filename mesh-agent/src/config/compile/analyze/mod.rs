@@ -5,6 +5,9 @@
 //! objects at hand cannot tell (a gateway that another folder holds), nothing is said.
 
 mod annotations;
+mod deprecated;
+mod entries;
+mod gateways;
 mod hosts;
 mod overlaps;
 mod references;
@@ -16,7 +19,7 @@ use super::traffic::{destination_rule, virtual_service};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::resource::istio::gateway::Gateway;
 use crate::config::resource::istio::{destination_rule as dr, sidecar, virtual_service as vs};
-use crate::config::resource::{Object, Resource};
+use crate::config::resource::{Labels, Object, Resource, ServiceSpec};
 use std::sync::Arc;
 
 /// What the analyzers see: the objects in a fixed order, and what was compiled of them.
@@ -37,7 +40,10 @@ impl Compiler {
         rules::analyze(&mut world);
         overlaps::analyze(&mut world);
         workloads::analyze(&mut world);
+        gateways::analyze(&mut world);
+        entries::analyze(&mut world);
         annotations::analyze(&mut world);
+        deprecated::analyze(&mut world);
         world.found.sort();
         world.found.dedup();
         world.found
@@ -71,6 +77,24 @@ impl<'a> World<'a> {
             _ => None,
         };
         self.objects.iter().filter_map(sidecar).collect()
+    }
+
+    /// Objects and their pods' labels: of pods, and of what makes pods.
+    fn pods(&self) -> Vec<(&'a Resource, &'a Labels)> {
+        let labels = |r: &&'a Arc<Resource>| match &r.object {
+            Object::Pod(_) => Some((&***r, &r.meta.labels)),
+            Object::Controller(controller) => Some((&***r, &controller.spec.template.metadata.labels)),
+            _ => None,
+        };
+        self.objects.iter().filter_map(labels).collect()
+    }
+
+    fn services(&self) -> Vec<(&'a Resource, &'a ServiceSpec)> {
+        let service = |r: &&'a Arc<Resource>| match &r.object {
+            Object::Service(service) => Some((&***r, &service.spec)),
+            _ => None,
+        };
+        self.objects.iter().filter_map(service).collect()
     }
 
     fn fqdn(&self, host: &str, r: &Resource) -> Arc<str> {

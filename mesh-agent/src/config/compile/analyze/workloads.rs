@@ -1,18 +1,18 @@
 //! Objects that select or serve nothing: subsets without pods, gateways without workloads, server certificates that
-//! nobody looks at, entries that nobody can reach (IST0101, IST0102, IST0127, IST0128, IST0129, IST0134).
+//! nobody looks at (IST0101, IST0102, IST0128, IST0129, IST0173).
 
 use super::World;
-use crate::config::diagnostic::{Code, Diagnostic};
+use crate::config::compile::index::service_key;
+use crate::config::diagnostic::{Code, Diagnostic, Severity};
 use crate::config::resource::istio::destination_rule::ClientTls;
-use crate::config::resource::{Kind, Object, ObjectKey, Resource};
-use crate::snapshot::{Client, Enrolment, OutsideReason, Resolution, is_subset};
+use crate::config::resource::{Kind, Labels, ObjectKey, Resource};
+use crate::snapshot::{Client, Enrolment, Locality, OutsideReason, Resolution, Service, is_subset};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn analyze(world: &mut World<'_>) {
     subsets(world);
     gateways(world);
     tls(world);
-    entries(world);
     namespaces(world);
 }
 
@@ -22,40 +22,46 @@ fn subsets(world: &mut World<'_>) {
         let client = Client { namespace: &r.key.namespace, labels: &labels };
         let host = world.fqdn(&spec.host, r);
         let Some(service) = world.compiler.snapshot.service_by_host(&client, &host) else { continue };
-        let endpoints: Vec<_> = service.ports.iter().flat_map(|p| &p.endpoints.endpoints).collect();
-        // Without any endpoint the Service has a finding of its own.
-        if endpoints.is_empty() || service.resolution != Resolution::Static {
-            continue;
-        }
         for (i, subset) in spec.subsets.iter().enumerate().filter(|(_, s)| !s.labels.is_empty()) {
-            let chosen =
-                endpoints.iter().any(|e| e.workload.as_ref().is_some_and(|w| is_subset(&subset.labels, &w.labels)));
-            if !chosen {
-                let wanted: Vec<String> = subset.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-                let message = format!(
-                    "no endpoint of {host} has {}: requests to the subset are answered 503 (UH)",
-                    wanted.join(",")
-                );
-                let diagnostic = Diagnostic::warning(Code::NoMatchingWorkloadsFound, message);
-                world.say(
-                    r,
-                    diagnostic,
-                    format!("spec.subsets[{i}].labels"),
-                    "start pods with these labels, or correct them",
-                );
-            }
+            let Some(severity) = without_members(world, service, &subset.labels) else { continue };
+            let wanted: Vec<String> = subset.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let message =
+                format!("no endpoint of {host} has {}: requests to the subset are answered 503 (UH)", wanted.join(","));
+            let diagnostic = Diagnostic::new(severity, Code::DestinationRuleSubsetNotSelectPods, message);
+            let fix = "start pods with these labels, or correct them";
+            world.say(r, diagnostic, format!("spec.subsets[{i}].labels"), fix);
         }
     }
 }
 
+/// How bad it is that nothing bears the labels: a warning by the Service's endpoints, else (files have no addresses) worth
+/// knowing by the pods that are to be, wherever those will run. `None` where something does, or nobody can tell; without
+/// any endpoint the Service has a finding of its own.
+fn without_members(world: &World<'_>, service: &Service, labels: &Labels) -> Option<Severity> {
+    if service.resolution != Resolution::Static {
+        return None;
+    }
+    let mut endpoints = service.ports.iter().flat_map(|p| &p.endpoints.endpoints).peekable();
+    if endpoints.peek().is_some() {
+        return (!endpoints.any(|endpoint| endpoint.bears(labels))).then_some(Severity::Warning);
+    }
+    let services = world.services();
+    let (_, spec) = services.iter().find(|(r, _)| r.key == service_key(&service.name))?;
+    let placeless = |labels: &Labels| -> Labels {
+        let kept = labels.iter().filter(|(key, _)| Locality::default().label(key).is_none());
+        kept.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let wanted = placeless(labels);
+    let here = |r: &Resource| r.key.namespace == service.name.namespace && !spec.selector.is_empty();
+    let pods = world.pods().into_iter().filter(|(r, labels)| here(r) && is_subset(&spec.selector, labels));
+    let mut pods = pods.peekable();
+    pods.peek()?;
+    (!pods.any(|(_, labels)| is_subset(&wanted, labels))).then_some(Severity::Info)
+}
+
 /// Said only where pods are at hand at all, and not of the gateways that every installation has.
 fn gateways(world: &mut World<'_>) {
-    let labels = world.objects.iter().filter_map(|r| match &r.object {
-        Object::Pod(_) => Some(&r.meta.labels),
-        Object::Controller(controller) => Some(&controller.spec.template.metadata.labels),
-        _ => None,
-    });
-    let labels: Vec<_> = labels.collect();
+    let labels: Vec<_> = world.pods().into_iter().map(|(_, labels)| labels).collect();
     for (r, gateway) in world.gateways() {
         let selector = &gateway.spec.selector;
         let usual = selector.len() == 1
@@ -91,32 +97,6 @@ fn tls(world: &mut World<'_>) {
                 let message = format!("{message} (port {})", port.port.number);
                 let diagnostic = Diagnostic::warning(Code::NoServerCertificateVerificationPortLevel, message);
                 world.say(r, diagnostic, format!("{at}.portLevelSettings[{i}].tls.insecureSkipVerify"), fix);
-            }
-        }
-    }
-}
-
-/// Opaque bytes bear no name: without an address of its own nobody can tell what a connection is for.
-fn entries(world: &mut World<'_>) {
-    for r in world.objects.clone() {
-        let Object::ServiceEntry(entry) = &r.object else { continue };
-        let spec = &entry.spec;
-        if !spec.addresses.is_empty() || !matches!(&*spec.resolution, "" | "NONE") {
-            continue;
-        }
-        for (i, port) in spec.ports.iter().enumerate() {
-            if port.protocol.is_empty() || port.protocol.eq_ignore_ascii_case("TCP") {
-                let message = format!(
-                    "port {} is TCP and the entry has no addresses: any connection to that port may be meant",
-                    port.number
-                );
-                let diagnostic = Diagnostic::warning(Code::ServiceEntryAddressesRequired, message);
-                world.say(
-                    r,
-                    diagnostic,
-                    format!("spec.ports[{i}]"),
-                    "add addresses, or write the protocol that is spoken (TLS, HTTP)",
-                );
             }
         }
     }

@@ -20,11 +20,14 @@ pub(super) struct Secrets<'a> {
 
 /// Without a usable certificate the server is opened all the same: handshakes then fail, and the finding says why.
 pub(super) fn server_tls(plan: &TlsPlan, secrets: &mut Secrets<'_>, found: &mut Vec<Diagnostic>) -> ServerTls {
-    let mut certificates = Vec::new();
+    let (mut certificates, mut missing) = (Vec::new(), Vec::new());
     for credential in &plan.credentials {
         match certificate(credential, secrets) {
             Ok(certificate) => certificates.push(Arc::new(certificate)),
-            Err(why) => found.push(unusable(credential, &why, "handshakes fail without it")),
+            Err(why) => {
+                missing.push(format!("Secret {}: {why}", credential.name).into());
+                found.push(unusable(credential, &why, "handshakes fail without it"));
+            }
         }
     }
     let mut anchors = |ca: &CaPlan| match ca {
@@ -33,7 +36,7 @@ pub(super) fn server_tls(plan: &TlsPlan, secrets: &mut Secrets<'_>, found: &mut 
             Ok(anchors) => Some(Arc::new(anchors)),
             Err(why) => {
                 found.push(unusable(credential, &why, "no client certificate is believed"));
-                Some(Arc::new(TrustAnchors::none()))
+                Some(Arc::new(TrustAnchors::none().of_secret(&credential.name)))
             }
         },
     };
@@ -44,6 +47,7 @@ pub(super) fn server_tls(plan: &TlsPlan, secrets: &mut Secrets<'_>, found: &mut 
             ClientPlan::Required(ca) => ClientCertificates::Required(anchors(ca)),
         },
         certificates,
+        missing,
         files: plan.files.clone(),
         min: plan.min,
         max: plan.max,
@@ -51,27 +55,29 @@ pub(super) fn server_tls(plan: &TlsPlan, secrets: &mut Secrets<'_>, found: &mut 
 }
 
 fn certificate(credential: &Credential, secrets: &mut Secrets<'_>) -> Result<Certificate, String> {
-    let secret = find(credential, "", secrets).ok_or("there is no such Secret")?;
+    let (name, secret) = find(credential, "", secrets).ok_or("there is no such Secret")?;
     let chain = secret.certificate().map_err(|error| error.to_string())?;
     let key = secret.key().map_err(|error| error.to_string())?;
-    Certificate::from_pem(chain, key).map_err(|error| error.to_string())
+    let certificate = Certificate::from_pem(chain, key).map_err(|error| error.to_string())?;
+    Ok(certificate.of_secret(&name))
 }
 
 /// In the Secret itself, else in its neighbour `<name>-cacert`.
 fn trust_anchors(credential: &Credential, secrets: &mut Secrets<'_>) -> Result<TrustAnchors, String> {
-    let own = find(credential, "", secrets).and_then(|secret| secret.ca().ok());
-    let pem = match own {
-        Some(pem) => pem,
+    let own = find(credential, "", secrets).and_then(|(name, secret)| Some((name, secret.ca().ok()?)));
+    let (name, pem) = match own {
+        Some(own) => own,
         None => {
-            let other =
+            let (name, other) =
                 find(credential, "-cacert", secrets).ok_or("there is no ca.crt in it, nor a Secret <name>-cacert")?;
-            other.ca().map_err(|error| error.to_string())?
+            (name, other.ca().map_err(|error| error.to_string())?)
         }
     };
-    TrustAnchors::from_pem(pem).map_err(|error| error.to_string())
+    Ok(TrustAnchors::from_pem(pem).map_err(|error| error.to_string())?.of_secret(&name))
 }
 
-fn find(credential: &Credential, suffix: &str, secrets: &mut Secrets<'_>) -> Option<Secret> {
+/// With its `namespace/name`.
+fn find(credential: &Credential, suffix: &str, secrets: &mut Secrets<'_>) -> Option<(String, Secret)> {
     let name = format!("{}{suffix}", credential.name);
     let places = match &credential.namespace {
         Some(namespace) => vec![namespace],
@@ -81,7 +87,7 @@ fn find(credential: &Credential, suffix: &str, secrets: &mut Secrets<'_>) -> Opt
         let key = ObjectKey::new(Kind::Secret, namespace, &name);
         let secret = (secrets.get)(&key);
         secrets.asked.insert(key);
-        secret
+        Some((format!("{namespace}/{name}"), secret?))
     })
 }
 

@@ -9,6 +9,7 @@ mod certificates;
 mod istio;
 mod merge;
 mod plan;
+mod status;
 
 pub use api::GATEWAY_NAME_LABEL;
 pub(super) use api::hostname;
@@ -261,7 +262,7 @@ impl Compiler {
     }
 }
 
-const CONTROLLERS: [&str; 2] = ["undermesh.dev/gateway-controller", "istio.io/gateway-controller"];
+const CONTROLLERS: [&str; 2] = [super::status::CONTROLLER, "istio.io/gateway-controller"];
 
 pub(super) fn secret(r: &Arc<Resource>) -> Option<&Secret> {
     let Object::Secret(secret) = &r.object else { return None };

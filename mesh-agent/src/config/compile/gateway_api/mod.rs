@@ -11,6 +11,7 @@ mod filters;
 mod matches;
 mod rules;
 mod spec;
+mod status;
 
 use super::gateway::name_of;
 use super::index::{Dirty, service_key};
@@ -27,6 +28,7 @@ pub(super) use rules::Ranked;
 use rules::rules;
 use rustc_hash::FxHashMap;
 use spec::Spec;
+pub(super) use status::AttachedRoutes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -191,13 +193,6 @@ impl Compiler {
 
     fn attach(&self, r: &Resource, spec: &Spec<'_>, found: &mut Vec<Found>) -> Vec<Attached> {
         let own_namespace = &r.key.namespace;
-        let referrer = Referrer {
-            kind: spec.kind,
-            namespace: own_namespace,
-            domain: &self.settings.cluster_domain,
-            has_port: &|name, port| Some(self.declared_ports(name)?.contains(&i64::from(port))),
-            granted: &|to| self.is_granted((spec.kind, own_namespace), &to.namespace, ("Service", &to.name)),
-        };
         let mut own = Vec::new();
         let mut attached = Vec::new();
         for (i, parent) in spec.parents.iter().enumerate() {
@@ -228,12 +223,29 @@ impl Compiler {
                 Parent::Gateway(name) => (None, Arc::clone(name)),
             };
             let conditions = Conditions { port, gateways: vec![gateway], ..Conditions::default() };
-            let default_retry = self.snapshot.mesh().retry.as_ref();
-            let routes = rules(r, spec, &conditions, default_retry, &referrer, &mut own);
+            let routes = self.rules(r, spec, &conditions, &mut own);
             attached.push(Attached { parent: parent_key, producer, port, listeners, routes });
         }
         found.extend(own.into_iter().map(|diagnostic| (None, diagnostic)));
         attached
+    }
+
+    fn rules(
+        &self,
+        r: &Resource,
+        spec: &Spec<'_>,
+        conditions: &Conditions,
+        found: &mut Vec<Diagnostic>,
+    ) -> Vec<Ranked> {
+        let namespace = &r.key.namespace;
+        let referrer = Referrer {
+            kind: spec.kind,
+            namespace,
+            domain: &self.settings.cluster_domain,
+            has_port: &|name, port| Some(self.declared_ports(name)?.contains(&i64::from(port))),
+            granted: &|to| self.is_granted((spec.kind, namespace), &to.namespace, ("Service", &to.name)),
+        };
+        rules(r, spec, conditions, self.snapshot.mesh().retry.as_ref(), &referrer, found)
     }
 
     /// `Err(None)`: the Gateway is another controller's, and so is the route there.

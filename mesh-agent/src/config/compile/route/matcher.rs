@@ -113,9 +113,9 @@ impl Reader<'_, '_> {
             }
             if name.starts_with('@') {
                 self.bad(
-                    Code::SchemaValidationError,
+                    Code::JwtClaimBasedRoutingWithoutRequestAuthN,
                     &field,
-                    "JWT claims are not validated by this version",
+                    "nothing here validates a JWT (no RequestAuthentication is acted on): its claims are not known",
                     "match on a header instead",
                 );
                 continue;

@@ -137,6 +137,35 @@ fn sidecars_scope_their_namespace() {
 }
 
 #[test]
+fn a_sidecar_chooses_among_virtual_services_as_among_services() {
+    let rules = |name: &str, namespace: &str| {
+        istio(
+            "VirtualService",
+            name,
+            namespace,
+            "  hosts: [cart.shop.svc.cluster.local]\n  http: [{directResponse: {status: 200}}]\n  tcp: [{route: [{destination: {host: cart}}]}]",
+        )
+    };
+    let yaml = format!("{SHOP}{}", rules("foreign", "far"));
+    let labels = BTreeMap::new();
+    let client = Client { namespace: "shop", labels: &labels };
+    let host = "cart.shop.svc.cluster.local";
+    let of = |snapshot: &Snapshot| {
+        let http = snapshot.virtual_host(&client, host, 80).map(|v| v.namespace.to_string());
+        let l4 = snapshot.l4_host(&client, host, 80).map(|v| v.namespace.to_string());
+        (http, l4)
+    };
+    let both = |namespace: &str| (Some(namespace.to_owned()), Some(namespace.to_owned()));
+    let scoped = |hosts: &str| istio("Sidecar", "default", "shop", &format!("  egress: [{{hosts: [{hosts}]}}]"));
+    assert_eq!(of(&compiled(&yaml).0), both("far"));
+    assert_eq!(of(&compiled(&format!("{yaml}{}", scoped("./*"))).0), (None, None), "its namespace is not looked at");
+    assert_eq!(of(&compiled(&format!("{yaml}{}", scoped("./*, far/*"))).0), both("far"));
+    assert_eq!(of(&compiled(&format!("{yaml}{}", scoped("./*, far/*.other.com"))).0), (None, None), "nor its host");
+    let own = format!("{yaml}{}{}", scoped("./*"), rules("young", "shop"));
+    assert_eq!(of(&compiled(&own).0), both("shop"), "what is not looked at does not stand in the way");
+}
+
+#[test]
 fn the_meshs_settings_hold_for_all() {
     let mesh = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |-\n    rootNamespace: mesh-root\n    accessLogFile: /dev/stdout\n    accessLogEncoding: JSON\n    accessLogFormat: '%NO_SUCH%'\n    meshMTLS: {minProtocolVersion: TLSV1_3}\n    outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n    defaultHttpRetryPolicy: {attempts: 5, retryOn: 5xx}\n    localityLbSetting: {enabled: false}\n    defaultVirtualServiceExportTo: ['.']\n    defaultTrafficPolicy: {outlierDetection: {consecutive5xxErrors: 7}}\n  meshNetworks: 'networks: {}'\n";
     let yaml = [

@@ -7,7 +7,8 @@ use crate::snapshot::gateway::{App, ClientCertificates, Gateway, Listener, Serve
 use crate::snapshot::route::{Action, BackendTo, Family};
 use http::HeaderMap;
 
-const POD: &str = "
+/// A gateway pod of node n1.
+pub(super) const POD: &str = "
 apiVersion: v1
 kind: Namespace
 metadata: {name: edge, labels: {istio-injection: enabled, team: a}}

@@ -1,6 +1,8 @@
 //! The snapshot is a function of the set of objects in force: order, batching and detours do not show.
 
 use super::*;
+use crate::snapshot::covers_host;
+use crate::snapshot::route::{Family, Visibility};
 use proptest::prelude::*;
 
 /// A small world in which everything collides: few names, addresses, labels.
@@ -147,6 +149,16 @@ proptest! {
         let full = whole.apply(Changes { upserts: objects, ..Changes::default() }).snapshot;
         prop_assert!(full.same_content(&update.snapshot), "incremental {:#?}\nfull {:#?}", update.snapshot, full);
         prop_assert_eq!(all_diagnostics(&whole), all_diagnostics(&compiler));
+        // Hosts without a Service, as whoever looks at all of them finds them.
+        let unserved = |host: &str| !full.services().any(|s| *s.host == *host || covers_host(host, &s.host));
+        let mut ruled: Vec<&str> = full
+            .virtual_hosts()
+            .filter(|v| v.family == Family::Istio && v.export != Visibility::Nobody && unserved(&v.host))
+            .map(|v| &*v.host)
+            .collect();
+        ruled.sort_unstable();
+        ruled.dedup();
+        prop_assert_eq!(full.ruled_hosts().map(|host| &**host).collect::<Vec<_>>(), ruled);
         // No service holds another's address, and each address leads back to its owner.
         for service in full.services() {
             for (vip, port) in service.addrs() {

@@ -280,11 +280,11 @@ fn opaque_routes() {
     assert!(seen(&snapshot, "shop", "db.shop.svc.cluster.local").is_none(), "no rule for HTTP");
     let labels = BTreeMap::new();
     let client = Client { namespace: "shop", labels: &labels };
-    let found = snapshot.l4_host(&client, "db.shop.svc.cluster.local").unwrap();
+    let found = snapshot.l4_host(&client, "db.shop.svc.cluster.local", 5432).unwrap();
     assert_eq!((found.routes.tcp.len(), found.routes.tls.len()), (2, 1));
     assert_eq!(found.routes.tcp[0].subnets[0].to_string(), "10.0.0.0/8");
     assert_eq!(found.routes.tcp[1].backends.iter().map(|b| b.weight).collect::<Vec<_>>(), [1, 3]);
-    let found = snapshot.l4_host(&client, "a.example.com").unwrap();
+    let found = snapshot.l4_host(&client, "a.example.com", 443).unwrap();
     assert_eq!(&*found.routes.tls[0].sni[0], "a.example.com");
 }
 

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::Severity;
-use crate::snapshot::telemetry::{Applies, Mode, TagSource, Telemetry};
+use crate::snapshot::telemetry::{Applies, Mode, Telemetry};
+use crate::snapshot::tracing::{Rate, TagValue};
 use crate::telemetry::Family;
 
 const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web-0, namespace: shop, labels: {app: web}}\n\
@@ -40,10 +41,10 @@ fn the_root_namespace_then_the_own_one_then_the_workload_speak() {
     let holds = holding(&snapshot);
     assert_eq!(holds.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["mesh", "whole", "web"]);
     let mesh = &holds[0].1.tracing[0];
-    assert_eq!((mesh.sampling, mesh.provider.as_deref()), (Some(100.0), Some("zipkin")));
+    assert_eq!((mesh.sampling, mesh.provider.as_deref()), (Some(Rate::ALL), Some("zipkin")));
     let tags = &holds[1].1.tracing[0].tags;
-    assert_eq!((&*tags[0].name, &tags[0].source), ("a", &TagSource::Literal("b".into())));
-    assert_eq!(tags[1].source, TagSource::Header { name: "x".into(), default: "".into() });
+    assert_eq!((&*tags[0].name, &tags[0].value), ("a", &TagValue::Literal("b".into())));
+    assert_eq!(tags[1].value, TagValue::Header { name: "x".parse().unwrap(), default: None });
     let logging = &holds[2].1.access_logging[0];
     assert_eq!((logging.mode, logging.disabled), (Mode::Client, true));
 }
@@ -55,7 +56,7 @@ fn what_is_wrong_is_named_and_left_out() {
                 bad: {value: 'request.host ='}, source_app: {operation: REMOVE}, '9': {value: request.host}}}, \
                 {match: {metric: REQUESTS}}]}], \
                 accessLogging: [{filter: {expression: 'respnse.code > 1'}}], \
-                tracing: [{randomSamplingPercentage: 101}, {match: {mode: BOTH}}]}";
+                tracing: [{randomSamplingPercentage: 101, customTags: {h: {header: {name: 'a b'}}}}, {match: {mode: BOTH}}]}";
     let (snapshot, found) = compile(settings(), resources(&(POD.to_owned() + &telemetry("shop", "t", spec))));
     let mut fields: Vec<_> = found.iter().filter(|d| d.severity == Severity::Error).map(|d| d.field.clone()).collect();
     fields.sort();
@@ -67,6 +68,7 @@ fn what_is_wrong_is_named_and_left_out() {
             "spec.metrics[0].overrides[0].tagOverrides[bad].value",
             "spec.metrics[0].overrides[1].match",
             "spec.targetRefs[0]",
+            "spec.tracing[0].customTags[h]",
             "spec.tracing[0].randomSamplingPercentage",
             "spec.tracing[1].match.mode",
         ]

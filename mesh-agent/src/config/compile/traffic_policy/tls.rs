@@ -72,6 +72,7 @@ fn of_secret(
     let namespace = out.object.map_or_else(|| "".into(), |object| Arc::clone(&object.namespace));
     let secrets = out.secrets;
     let get = |name: &str| secrets(&ObjectKey::new(Kind::Secret, &namespace, name));
+    let full = |suffix: &str| format!("{namespace}/{name}{suffix}");
     let mut complain = |why: String| {
         let message = format!("Secret {name}: {why}; connections to the endpoints fail without it");
         let diagnostic = Diagnostic::error(Code::BadCertificate, message);
@@ -88,11 +89,18 @@ fn of_secret(
     let identity = (mode == ClientTlsMode::Mutual).then(|| {
         let (chain, key) = (secret.certificate(), secret.key());
         let pair = chain.and_then(|chain| Ok((chain, key?))).map_err(|error| error.to_string());
-        pair.and_then(|(chain, key)| Certificate::from_pem(chain, key).map_err(|error| error.to_string()))
+        let made = pair.and_then(|(chain, key)| Certificate::from_pem(chain, key).map_err(|error| error.to_string()));
+        made.map(|certificate| certificate.of_secret(&full("")))
     });
-    let ca = secret.ca().or_else(|error| get(&format!("{name}-cacert")).map_or(Err(error), |other| other.ca()));
-    let anchors = ca.map_err(|error| error.to_string());
-    let anchors = anchors.and_then(|pem| TrustAnchors::from_pem(pem).map_err(|error| error.to_string()));
+    let own = secret.ca().map(|pem| (full(""), pem));
+    let ca = own.or_else(|error| match get(&format!("{name}-cacert")) {
+        Some(beside) => beside.ca().map(|pem| (full("-cacert"), pem)),
+        None => Err(error),
+    });
+    let anchors = ca.map_err(|error| error.to_string()).and_then(|(secret, pem)| {
+        let anchors = TrustAnchors::from_pem(pem).map_err(|error| error.to_string())?;
+        Ok(anchors.of_secret(&secret))
+    });
     let identity = identity.and_then(|made| made.map_err(&mut complain).ok());
     let unverified = tls.insecure_skip_verify.unwrap_or(false);
     let anchors = if unverified { anchors.ok() } else { anchors.map_err(&mut complain).ok() };

@@ -1,6 +1,7 @@
 //! Telemetry (istio/api `telemetry/v1alpha1/telemetry.proto`).
 
 use super::super::fields::{Field, leaf, list, map, message, no};
+use super::super::mesh_config::tracing::{CUSTOM_TAGS, CustomTag};
 use super::super::schema::object;
 use super::wire::WorkloadSelector;
 use serde::Deserialize;
@@ -55,27 +56,6 @@ pub struct Tracing {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct CustomTag {
-    pub literal: Option<Literal>,
-    pub environment: Option<Named>,
-    pub header: Option<Named>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Literal {
-    pub value: Arc<str>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Named {
-    pub name: Arc<str>,
-    pub default_value: Arc<str>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct Metrics {
     pub providers: Vec<Provider>,
     pub overrides: Vec<Override>,
@@ -126,13 +106,6 @@ pub struct Filter {
 
 const TARGET: &[Field] = &[leaf("group"), leaf("kind"), leaf("name"), no("namespace", "always the object's own")];
 const PROVIDERS: &[Field] = &[leaf("name")];
-const TAG: &[Field] = &[
-    message("literal", &[leaf("value")]),
-    message("environment", &[leaf("name"), leaf("defaultValue")]),
-    message("header", &[leaf("name"), leaf("defaultValue")]),
-    no("formatter", "Envoy's formatters have no counterpart in spans here"),
-];
-
 pub(crate) const FIELDS: &[Field] = &object(&[
     message("selector", &[leaf("matchLabels")]),
     message("targetRef", TARGET),
@@ -144,7 +117,7 @@ pub(crate) const FIELDS: &[Field] = &object(&[
             list("providers", PROVIDERS),
             leaf("randomSamplingPercentage"),
             leaf("disableSpanReporting"),
-            map("customTags", TAG),
+            map("customTags", CUSTOM_TAGS),
             leaf("useRequestIdForTraceSampling"),
             leaf("enableIstioTags"),
             no("disableContextPropagation", "contexts are passed on, whoever reports spans"),

@@ -32,7 +32,7 @@ pub struct Address {
     pub address: String,
 }
 
-/// One of three.
+/// One of three. Telemetry has the same.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct CustomTag {
@@ -123,6 +123,7 @@ pub(crate) const CUSTOM_TAGS: &[Field] = &[
     message("literal", &[leaf("value")]),
     message("environment", &[no("name", NO_SIDECAR), leaf("defaultValue")]),
     message("header", &[leaf("name"), leaf("defaultValue")]),
+    no("formatter", "Envoy's formatters have no counterpart in spans here"),
 ];
 
 pub(super) const PROXY_CONFIG: &[Field] = &[message(

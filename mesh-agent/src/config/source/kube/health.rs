@@ -12,6 +12,10 @@ pub struct Health {
     pub from_disk: bool,
     /// Since when the server does not answer, and why.
     pub away: Option<(Instant, String)>,
+    /// The newest resourceVersion that was heard.
+    pub version: u64,
+    /// Hash of the objects that all agents have alike.
+    pub objects: u64,
 }
 
 impl Health {

@@ -20,8 +20,8 @@ pub use health::Health;
 
 use super::file::Scan;
 use crate::config::resource::ObjectKey;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use crate::fleet;
+use kube::Client;
 use run::Source;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -98,15 +98,8 @@ impl KubeSource {
 }
 
 async fn connect(options: &KubeOptions, health: &Mutex<Health>) -> Result<Client, KubeError> {
-    let wrong = |error: &dyn std::fmt::Display| KubeError::Config(error.to_string());
-    let mut config = match &options.kubeconfig {
-        Some(path) => {
-            let read = Kubeconfig::read_from(path).map_err(|e| wrong(&format!("{}: {e}", path.display())))?;
-            Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(|e| wrong(&e))?
-        }
-        None => Config::infer().await.map_err(|e| wrong(&e))?,
-    };
+    let mut config = fleet::config(options.kubeconfig.as_deref(), None).await.map_err(KubeError::Config)?;
     config.connect_timeout = Some(Duration::from_secs(5));
     health.lock().unwrap_or_else(PoisonError::into_inner).server = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|e| wrong(&e))
+    Client::try_from(config).map_err(|error| KubeError::Config(error.to_string()))
 }

@@ -250,6 +250,10 @@ impl Source {
         if !self.published && !complete {
             return;
         }
+        {
+            let mut health = self.lock();
+            (health.version, health.objects) = self.store.standing();
+        }
         if complete {
             let mut health = self.lock();
             (health.complete, health.from_disk) = (true, false);

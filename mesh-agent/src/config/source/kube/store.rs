@@ -8,9 +8,10 @@ use super::trim::trim;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::resource::{Kind, ObjectKey, Resource, parse};
 use crate::config::{Changes, Code};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 /// What one watch is about: a kind, or a single object of it.
@@ -41,6 +42,10 @@ pub(super) struct Store {
     pending: BTreeMap<ObjectKey, Option<Arc<Resource>>>,
     findings: BTreeMap<ObjectKey, Vec<Diagnostic>>,
     lines: Vec<u8>,
+    /// The newest resourceVersion of all.
+    newest: u64,
+    /// Exclusive or over `mark`s, so that an object's coming and going cost nothing more.
+    objects: u64,
 }
 
 #[derive(Debug)]
@@ -129,6 +134,11 @@ impl Store {
         self.complete.contains(scope)
     }
 
+    /// The newest resourceVersion, and a hash of what every agent has alike.
+    pub(super) fn standing(&self) -> (u64, u64) {
+        (self.newest, self.objects)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.known.len()
     }
@@ -152,6 +162,7 @@ impl Store {
     fn put(&mut self, key: ObjectKey, mut object: Value, listed: bool) {
         let version = text(&object, "resourceVersion").parse().unwrap_or(0);
         let uid = text(&object, "uid").into_boxed_str();
+        self.newest = self.newest.max(version);
         let known = self.known.get(&key);
         // An older version of the same object; a list is the truth even if a restored server counts from below.
         if !listed && known.is_some_and(|known| known.uid == uid && version != 0 && version < known.version) {
@@ -164,6 +175,7 @@ impl Store {
         if let Some(resource) = parsed.resources.into_iter().next() {
             if known.is_none_or(|known| known.hash != resource.hash) {
                 journal::put(&mut self.lines, &key, object);
+                self.objects ^= mark(&key, resource.hash) ^ known.map_or(0, |known| mark(&key, known.hash));
                 self.known.insert(key.clone(), Known { hash: resource.hash, uid, version });
                 self.pending.insert(key.clone(), Some(Arc::new(resource)));
             } else if let Some(known) = self.known.get_mut(&key) {
@@ -181,16 +193,25 @@ impl Store {
     }
 
     fn drop_all(&mut self, which: impl Fn(&ObjectKey) -> bool) {
-        let (pending, lines) = (&mut self.pending, &mut self.lines);
+        let (pending, lines, objects) = (&mut self.pending, &mut self.lines, &mut self.objects);
         self.findings.retain(|key, _| !which(key));
-        self.known.retain(|key, _| {
+        self.known.retain(|key, known| {
             let gone = which(key);
             if gone {
+                *objects ^= mark(key, known.hash);
                 journal::gone(lines, key);
                 pending.insert(key.clone(), None);
             }
             !gone
         });
+    }
+}
+
+/// Of one object in one version. Pods are trimmed by node, and Secrets are read where they are needed: 0.
+fn mark(key: &ObjectKey, hash: u64) -> u64 {
+    match key.kind {
+        Kind::Pod | Kind::Secret => 0,
+        _ => FxBuildHasher.hash_one((key.to_string(), hash)),
     }
 }
 

@@ -173,3 +173,26 @@ fn the_next_run_begins_where_the_last_one_ended() {
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
+
+#[test]
+fn two_stores_that_hold_the_same_stand_the_same_however_they_came_to_it() {
+    let (mut one, mut other) = (Store::new("n1"), Store::new("n2"));
+    list(&mut one, &[service("a", "u1", 1, 80), service("b", "u2", 2, 80)]);
+    let before = one.standing();
+    list(&mut other, &[service("b", "u2", 2, 81), service("c", "u3", 3, 80)]);
+    assert_ne!(one.standing().1, other.standing().1);
+    other.hear(&services(), Heard::Gone(service("c", "u3", 4, 80)));
+    other.hear(&services(), Heard::Put(service("b", "u2", 5, 80)));
+    other.hear(&services(), Heard::Put(service("a", "u1", 6, 80)));
+    assert_eq!(one.standing().1, other.standing().1);
+    assert_eq!((before.0, other.standing().0), (2, 6), "the newest of all that was heard");
+    // A pod is another thing to its own node.
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "shop", "uid": "u"},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c"}]}});
+    for store in [&mut one, &mut other] {
+        store.hear(&Scope::all(Kind::Pod), Heard::Put(pod.clone()));
+    }
+    assert_eq!(one.standing().1, other.standing().1);
+    one.forget(&services());
+    assert_eq!(one.standing().1, 0);
+}

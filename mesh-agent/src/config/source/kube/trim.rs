@@ -15,7 +15,9 @@ const SECRET: &[&str] = &["tls.crt", "tls.key", "ca.crt", "cert", "key", "cacert
 pub(super) fn trim(kind: Kind, object: &mut Value, node: &str) {
     let Some(fields) = object.as_object_mut() else { return };
     if let Some(Value::Object(meta)) = fields.get_mut("metadata") {
+        let generation = meta.remove("generation").filter(|_| has_status(kind));
         keep(meta, METADATA);
+        meta.extend(generation.map(|generation| ("generation".to_owned(), generation)));
         inner(meta, "annotations", |annotations| annotations.retain(|name, _| is_read(name)));
         // None left is the same as none there.
         meta.retain(|_, value| value.as_object().is_none_or(|fields| !fields.is_empty()));
@@ -71,6 +73,11 @@ fn pod(fields: &mut Map<String, Value>, node: &str) {
 fn is_read(annotation: &str) -> bool {
     let domain = annotation.split('/').next().unwrap_or_default();
     (domain.ends_with("istio.io") || domain == "undermesh.dev") && annotation != NETNS_ANNOTATION
+}
+
+/// `status.conditions[].observedGeneration` is written of these.
+fn has_status(kind: Kind) -> bool {
+    matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::HttpRoute | Kind::GrpcRoute)
 }
 
 fn is_topology(label: &str) -> bool {
