@@ -57,7 +57,7 @@ impl Place {
             Self::Kubeconfig => {
                 sh::say("  note  KUBECONFIG: tests that enter nodes (cluster_rig_*) are left out");
                 vec![
-                    Step::new("images", images),
+                    Step::setup("images", images),
                     Step::new("statuses", statuses(Vec::new())),
                     Step::new(
                         "cluster",
@@ -66,12 +66,12 @@ impl Place {
                 ]
             }
             Self::Rig(rig) => vec![
-                Step::new("kube rig", build(rig, &[])),
-                Step::new("images", images),
-                Step::new("cluster up, nftables", up(rig, "nftables")),
+                Step::setup("kube rig", build(rig, &[])),
+                Step::setup("images", images),
+                Step::setup("cluster up, nftables", up(rig, "nftables")),
                 Step::new("statuses", statuses(within(rig))),
                 Step::new("cluster", tests(|name| name.starts_with("cluster_"))),
-                Step::new("cluster up, iptables", up(rig, "iptables")),
+                Step::setup("cluster up, iptables", up(rig, "iptables")),
                 Step::new("cluster, iptables", tests(|name| name == "cluster_install")),
                 Step::last("cluster down", as_root(rig, &["down"])),
             ],
@@ -93,10 +93,25 @@ fn within(rig: &Path) -> Vec<String> {
     [sh::root_runner(), vec![rig.display().to_string(), "exec".into(), "sw".into()]].concat()
 }
 
-/// Whatever a former run left goes first.
+/// Whatever a former run left goes first. Nodes short of disk take no pods and throw images away: said here, not by each
+/// test after minutes of waiting.
+const UP: &str = r#"
+rig=$1; shift
+"$rig" down
+"$rig" up
+for image; do "$rig" load "$image"; done
+for second in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    taints=$("$rig" kubectl get nodes -o 'jsonpath={.items[*].spec.taints[*].key}')
+    [ -n "$taints" ] || exit 0
+    sleep 1
+done
+echo "nodes take no pods: $taints"
+df -h /
+exit 1
+"#;
+
 fn up(rig: &Path, proxy: &str) -> Command {
-    let words = "rig=$1; shift; \"$rig\" down; \"$rig\" up; for image; do \"$rig\" load \"$image\"; done";
-    let mut command = as_root(Path::new("sh"), &["-e", "-c", words, "sh"]);
+    let mut command = as_root(Path::new("sh"), &["-e", "-c", UP, "sh"]);
     command.arg(rig).env("NODES", NODES).env("PROXYMODE", proxy);
     command.args(["mesh-agent.tar", "mesh-app.tar"].map(|image| sh::root().join("target/image").join(image)));
     command

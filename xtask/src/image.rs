@@ -32,31 +32,46 @@ pub(crate) struct Args {
 /// The apps' image, as deploy/examples/pingpong.yaml names it.
 const APPS: &str = "docker.io/undermesh/pingpong:dev";
 
+/// What goes into an image.
+#[derive(Clone, Copy)]
+struct Program {
+    package: &'static str,
+    bin: &'static str,
+    /// Its name in the image.
+    name: &'static str,
+}
+
+const AGENT: Program = Program { package: "mesh-agent", bin: "mesh-agent", name: "mesh-agent" };
+/// The same source, with the libraries that the tests have built already.
+const TESTED: Program = Program { package: "mesh-test", bin: "mesh-agent-tested", name: "mesh-agent" };
+const CNI: Program = Program { package: "mesh-cni", bin: "mesh-cni", name: "mesh-cni" };
+const APP: Program = Program { package: "mesh-test", bin: "mesh-app", name: "mesh-app" };
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| sh::root().join("target/image"));
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-    let profile = if args.fast { Profile::Fast } else { Profile::Release };
-    image(&[("mesh-agent", "mesh-agent"), ("mesh-cni", "mesh-cni")], profile, &args.tag, &out)?;
+    let (profile, agent) = if args.fast { (Profile::Fast, TESTED) } else { (Profile::Release, AGENT) };
+    image(&[agent, CNI], profile, &args.tag, &out)?;
     let list = out.join("mesh-agent.cdx.json");
     fs::write(&list, sbom::of("mesh-agent")?)?;
     sh::say(&format!("{}", list.display()));
     if args.apps {
-        image(&[("mesh-test", "mesh-app")], profile, APPS, &out)?;
+        image(&[APP], profile, APPS, &out)?;
     }
     Ok(())
 }
 
-/// `programs`: package and name; the first one is what the image starts, and is named after.
-fn image(programs: &[(&str, &str)], profile: Profile, tag: &str, out: &Path) -> Result<()> {
+/// The first of `programs` is what the image starts, and is named after.
+fn image(programs: &[Program], profile: Profile, tag: &str, out: &Path) -> Result<()> {
     let mut archive = Archive::default();
     let mut bytes = 0;
-    for (package, program) in programs {
-        let binary = fs::read(build(package, program, profile)?)?;
-        ensure!(is_static(&binary), "{program} is not static: it would find no loader in an empty image");
-        archive.file(&format!("usr/bin/{program}"), 0o755, &binary);
+    for program in programs {
+        let (binary, name) = (fs::read(build(program, profile)?)?, program.name);
+        ensure!(is_static(&binary), "{name} is not static: it would find no loader in an empty image");
+        archive.file(&format!("usr/bin/{name}"), 0o755, &binary);
         bytes += binary.len();
     }
-    let (_, first) = programs.first().context("an image of nothing")?;
+    let first = programs.first().context("an image of nothing")?.name;
     let file = out.join(format!("{first}.tar"));
     fs::write(&file, archive.finish(&Config { tag, entrypoint: &format!("/usr/bin/{first}") })?)?;
     sh::say(&format!("{} ({tag}, {} MiB)", file.display(), bytes >> 20));
@@ -64,17 +79,18 @@ fn image(programs: &[(&str, &str)], profile: Profile, tag: &str, out: &Path) -> 
 }
 
 /// Only the last step differs from the usual build: the C library is linked in.
-fn build(package: &str, program: &str, profile: Profile) -> Result<PathBuf> {
+fn build(program: &Program, profile: Profile) -> Result<PathBuf> {
     let target = sh::root().join("target");
+    let Program { package, bin, name } = program;
     let mut cargo = sh::cargo();
-    cargo.args(["rustc", "--quiet", "--profile", profile.name(), "--package", package, "--bin", program]);
+    cargo.args(["rustc", "--quiet", "--profile", profile.name(), "--package", package, "--bin", bin]);
     // Beside the dynamic one that the lab uses.
     cargo.env("CARGO_TARGET_DIR", &target).args(["--", "-C", "target-feature=+crt-static"]);
     if !cargo.status().context("cannot start cargo")?.success() {
-        bail!("the build of {program} failed");
+        bail!("the build of {name} failed");
     }
-    let built = sh::programs(profile).join(program);
-    let kept = target.join("image").join(program);
+    let built = sh::programs(profile).join(bin);
+    let kept = target.join("image").join(name);
     fs::create_dir_all(target.join("image"))?;
     fs::copy(&built, &kept).with_context(|| format!("cannot copy {}", built.display()))?;
     Ok(kept)

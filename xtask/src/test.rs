@@ -64,8 +64,18 @@ const LAYERS: &[Layer] = &[
 pub(crate) struct Step {
     name: &'static str,
     command: Command,
+    role: Role,
+}
+
+/// What a step's failure means for those behind it in its layer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Nothing: they run all the same.
+    Test,
+    /// They cannot pass: they are left out, but for `Last`.
+    Setup,
     /// Runs whatever came of those before.
-    always: bool,
+    Last,
 }
 
 /// Some of mesh-test's test files: by name, and the words that each is started through.
@@ -76,12 +86,17 @@ pub(crate) struct Tests {
 
 impl Step {
     pub(crate) fn new(name: &'static str, command: Command) -> Self {
-        Self { name, command, always: false }
+        Self { name, command, role: Role::Test }
+    }
+
+    /// One without which those behind it mean nothing.
+    pub(crate) fn setup(name: &'static str, command: Command) -> Self {
+        Self { role: Role::Setup, ..Self::new(name, command) }
     }
 
     /// One that cleans up.
     pub(crate) fn last(name: &'static str, command: Command) -> Self {
-        Self { always: true, ..Self::new(name, command) }
+        Self { role: Role::Last, ..Self::new(name, command) }
     }
 }
 
@@ -98,7 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         place.prepare();
     }
     for layer in LAYERS.iter().filter(|layer| chosen(layer)) {
-        sh::say(&format!("{layer:?}"));
+        sh::say(&format!("{layer:?} ({})", disk()));
         let steps = match (layer, &place) {
             (Layer::Cluster, Some(Ok(place))) => place.steps(|tests| cluster_tests(tests, args.long)),
             (Layer::Cluster, Some(Err(error))) => {
@@ -108,13 +123,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             _ => steps(*layer),
         };
-        for Step { name, mut command, always } in steps {
-            if args.fail_fast && !failed.is_empty() && !always {
+        let mut lacking = None;
+        for Step { name, mut command, role } in steps {
+            if args.fail_fast && !failed.is_empty() && role != Role::Last {
+                continue;
+            }
+            if let Some(setup) = lacking.filter(|_| role != Role::Last) {
+                sh::say(&format!("  FAIL  {name} (not run: {setup} failed)"));
                 continue;
             }
             match sh::step(name, &mut command) {
                 Ok(output) => passed_tests += count_passed(&output).max(1),
-                Err(error) => failed.push(format!("{error:#}")),
+                Err(error) => {
+                    failed.push(format!("{error:#}"));
+                    lacking = (role == Role::Setup).then_some(name);
+                }
             }
         }
     }
@@ -127,6 +150,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("{} step(s) failed", failed.len());
     }
     Ok(())
+}
+
+/// What the tests' own builds leave of the disk: a full one fails tests in ways that do not say so.
+fn disk() -> String {
+    rustix::fs::statvfs(sh::root()).map_or_else(
+        |error| error.to_string(),
+        |disk| format!("{} GiB of disk free", (disk.f_bavail * disk.f_frsize) >> 30),
+    )
 }
 
 fn steps(layer: Layer) -> Vec<Step> {
@@ -227,11 +258,21 @@ fn privileged(prefix: &str) -> Command {
 
 fn cluster_tests(of: &Tests, long: bool) -> Command {
     let mut command = tests(&of.wanted, &of.runner);
+    if !long {
+        command = limited(&command);
+    }
     // Bars and what was measured are worth reading.
     command.arg("--nocapture");
     if long {
         command.env(cluster::LONG, "1");
     }
+    command
+}
+
+/// A cluster that does not work makes each test wait to its own end: together they would take hours. They need 8 minutes.
+fn limited(tests: &Command) -> Command {
+    let mut command = Command::new("timeout");
+    command.current_dir(sh::root()).args(["--kill-after=30s", "25m"]).arg(tests.get_program()).args(tests.get_args());
     command
 }
 
