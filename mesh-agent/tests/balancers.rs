@@ -5,7 +5,7 @@ mod support;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use support::scripted::Scripted;
-use support::{Agent, Client, WEB, Whole, ask, captured_for, object, soon};
+use support::{Agent, Client, WEB, Whole, ask, captured, captured_for, object, soon};
 use tokio::net::TcpSocket;
 
 fn destination(policy: &str) -> String {
@@ -56,7 +56,7 @@ async fn simple_balancers_spread_requests() {
     }
 }
 
-/// The busier of two is chosen only where both draws fall on it; 90 draws by chance alone give 45 ± 4.7.
+/// Of two the busier one is never chosen; 90 draws by chance alone give 45 ± 4.7.
 #[tokio::test]
 async fn least_request_avoids_who_is_busy() {
     let (a, b) = (Scripted::start("a").await, Scripted::start("b").await);
@@ -70,6 +70,24 @@ async fn least_request_avoids_who_is_busy() {
     assert!(busy.seen().len() - before < 30, "{} of 90", busy.seen().len() - before);
     busy.gate.add_permits(1);
     assert_eq!(soon("the held one", support::whole(held)).await.unwrap().head.status(), 200);
+}
+
+/// A slow answer is remembered for seconds (`undermesh.dev/load-balancer: peak-ewma`); 90 draws by chance alone give 45 ± 4.7.
+#[tokio::test]
+async fn peak_ewma_avoids_who_was_slow() {
+    let (a, b) = (Scripted::start("a").await, Scripted::start("b").await);
+    let service = support::service("timed", "http", &[a.addr, b.addr]).replace(
+        "{name: timed, namespace: default}",
+        "{name: timed, namespace: default, annotations: {undermesh.dev/load-balancer: peak-ewma}}",
+    );
+    let agent = Agent::yaml("http", &[], &[WEB, &service].concat());
+    let (addr, _listening) = captured(&agent, "web");
+    let mut client = Client::connect(addr, h2::client::Builder::new()).await;
+    while b.seen().is_empty() {
+        get(&mut client, "GET http://timed.default/ | x-do: at=b:slow").await;
+    }
+    count(&mut client, "GET http://timed.default/", 90).await;
+    assert!(b.seen().len() - 1 < 30, "{} of 90", b.seen().len() - 1);
 }
 
 /// The address that the client asked for, whoever the endpoints are.

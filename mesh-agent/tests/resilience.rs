@@ -3,8 +3,9 @@
 mod support;
 
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::scripted::Scripted;
 use support::{Agent, Client, WEB, Whole, ask, captured, grpc, message, object, refusing, soon};
 
@@ -91,6 +92,33 @@ async fn a_refused_connection_is_repeated_where_a_condition_has_it() {
         }
         assert_eq!(agent.metric(&["istio_requests_total", "response_flags=\"UF\""]), fails, "{condition}");
     }
+}
+
+/// Uniform below B, then below 2·B: 60 requests wait 0.5·B ± 0.04·B, then B ± 0.07·B, on average; a busy machine only adds.
+#[tokio::test]
+async fn the_pause_before_a_retry_doubles_and_varies() {
+    const B: Duration = Duration::from_millis(200);
+    let a = Scripted::start("a").await;
+    let agent = Agent::yaml("http", &[a.addr], &retries("attempts: 2, backoff: 200ms, retryOn: '503'"));
+    let mut client = agent.http2().await;
+    let mut answers = Vec::new();
+    for number in 0..60 {
+        let request = ask(&format!("GET /{number} | x-do: at=a:503"));
+        answers.push(client.start(request, true).await.0);
+    }
+    for answer in answers {
+        assert_eq!(soon("an answer", support::whole(answer)).await.unwrap().head.status(), 503);
+    }
+    let mut asked = BTreeMap::<String, Vec<Instant>>::new();
+    for seen in a.seen() {
+        asked.entry(seen.path().to_owned()).or_default().push(seen.at);
+    }
+    assert!(asked.values().all(|times| times.len() == 3));
+    let pauses = |n: usize| asked.values().map(move |times| times[n + 1] - times[n]);
+    let mean = |n| pauses(n).sum::<Duration>() / 60;
+    assert!(mean(0) > B.mul_f64(0.3) && mean(1) > B.mul_f64(0.65), "{:?}, {:?}", mean(0), mean(1));
+    let spread = pauses(1).max().unwrap() - pauses(1).min().unwrap();
+    assert!(spread > B, "the longest second pause is only {spread:?} longer than the shortest");
 }
 
 /// `maxRetries` and `retryBudget`: while one request is being repeated another one is not.

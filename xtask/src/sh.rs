@@ -121,13 +121,28 @@ pub(crate) fn step(name: &str, command: &mut Command) -> Result<Output> {
         say(&format!("        {line}"));
     }
     say(&format!("  FAIL  {name} ({})", human(took)));
-    bail!("{name}: {:?} ended with {status}; whole output in {}", command.get_program(), log_path.display())
+    let why = output.complaints().map(|line| format!("\n    {line}")).collect::<String>();
+    bail!("{name}: {:?} ended with {status}; whole output in {}{why}", command.get_program(), log_path.display())
 }
 
 /// What a step printed, standard output and error in one stream.
 #[derive(Default)]
 pub(crate) struct Output {
     pub(crate) lines: Vec<String>,
+}
+
+impl Output {
+    /// The lines that say what failed: panics with their messages, tests by name (libtest's, TAP's), errors of cargo.
+    fn complaints(&self) -> impl Iterator<Item = &str> {
+        const MOST: usize = 30;
+        let panics = |line: &str| line.contains("panicked at");
+        let before = std::iter::once("").chain(self.lines.iter().map(String::as_str));
+        let found = before.zip(&self.lines).filter(move |(before, line)| {
+            let failed = line.starts_with("not ok ") || line.starts_with("error") || line.ends_with("FAILED");
+            failed || panics(line) || panics(before)
+        });
+        found.map(|(_, line)| line.as_str()).take(MOST)
+    }
 }
 
 /// One line to standard output. A closed pipe (`| head`) is no reason to die.

@@ -177,6 +177,11 @@ const NEVER: &[(&str, &str, &str)] = &[
         "the agents write the conditions; each reason for a negative one is a finding",
     ),
     ("IST0175", "JwksUriFetchUnrestricted", "RequestAuthentication is not acted on yet, nothing is fetched"),
+    (
+        "IST0176",
+        "(since Istio 1.30)",
+        "Gateway API kinds are read whatever the version of their definitions, none is filtered",
+    ),
 ];
 
 /// The page of codes (`mesh-agent/DIAGNOSTICS.md`).

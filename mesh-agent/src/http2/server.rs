@@ -7,8 +7,8 @@ use crate::body::Body;
 use crate::error::UpstreamError;
 use crate::settings::Settings;
 use bytes::Bytes;
-use h2::Reason;
 use h2::server::SendResponse;
+use h2::{Ping, PingPong, Reason};
 use http::{Request, Response};
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -20,8 +20,8 @@ use tokio::time::{Sleep, sleep};
 
 /// A GOAWAY that refuses nothing: last stream 2^31-1, NO_ERROR (RFC 9113 §6.8).
 const NOTICE: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
-/// From the notice to the end. `h2` takes the answer to a PING for the end of what was under way; a client that has to wait
-/// for its turn answers first, and sends the requests it has queued after it: they would be refused.
+/// From the client's answer to the PING behind the notice to the end: it answers a PING before it sends the requests that it
+/// has queued, and `h2` would take that answer for the end of what was under way, and refuse them.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A client's connection.
@@ -30,8 +30,17 @@ pub struct Server<T> {
     connection: h2::server::Connection<Gathered<T>, Bytes>,
     turn_end: TurnEnd<T>,
     send_buffer: usize,
-    /// Between the notice and the end.
-    grace: Option<Pin<Box<Sleep>>>,
+    ending: Option<Ending>,
+}
+
+/// Between the notice and the end. A client short of CPU reads the notice seconds later: it is asked whether it has.
+#[derive(Debug)]
+enum Ending {
+    /// The notice waits for its place between two frames.
+    Notice(PingPong),
+    /// The PING behind it is not answered yet.
+    Asked(PingPong),
+    Grace(Pin<Box<Sleep>>),
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
@@ -51,17 +60,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
             .handshake(io)
             .await
             .map_err(|error| upstream_error(&error))?;
-        Ok(Self { connection, turn_end, send_buffer: settings.send_buffer, grace: None })
+        Ok(Self { connection, turn_end, send_buffer: settings.send_buffer, ending: None })
     }
 
     /// The next request; `None` when the connection ended. Must be polled for streams to make progress.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Exchange, UpstreamError>>> {
-        if self.grace.as_mut().is_some_and(|grace| grace.as_mut().poll(cx).is_ready()) {
-            self.grace = None;
-            self.connection.graceful_shutdown();
+        if let Some(ending) = self.ending.take() {
+            self.ending = self.poll_ending(ending, cx);
         }
         let (next, send_buffer) = (self.connection.poll_accept(cx), self.send_buffer);
         self.turn_end.poll(cx);
+        if matches!(self.ending, Some(Ending::Notice(_))) && self.turn_end.has_said() {
+            cx.waker().wake_by_ref();
+        }
         next.map(|next| {
             Some(next?.map_err(|error| upstream_error(&error)).map(|(request, send)| {
                 let body = |stream| RecvBody::request(stream, send_buffer).into();
@@ -75,7 +86,35 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
     /// named when they have come (RFC 9113 §6.8's two steps).
     pub fn drain(&mut self) {
         self.turn_end.say(NOTICE);
-        self.grace = Some(Box::pin(sleep(GRACE)));
+        self.ending = self.connection.ping_pong().map(Ending::Notice);
+    }
+
+    /// As far as it comes now.
+    fn poll_ending(&mut self, mut ending: Ending, cx: &mut Context<'_>) -> Option<Ending> {
+        loop {
+            ending = match ending {
+                Ending::Notice(mut ping) if self.turn_end.has_said() => {
+                    // Only a connection that is gone takes no PING.
+                    ping.send_ping(Ping::opaque()).ok()?;
+                    Ending::Asked(ping)
+                }
+                Ending::Asked(mut ping) => match ping.poll_pong(cx) {
+                    Poll::Ready(answer) => {
+                        answer.ok()?;
+                        Ending::Grace(Box::pin(sleep(GRACE)))
+                    }
+                    Poll::Pending => return Some(Ending::Asked(ping)),
+                },
+                Ending::Grace(mut grace) => {
+                    if grace.as_mut().poll(cx).is_ready() {
+                        self.connection.graceful_shutdown();
+                        return None;
+                    }
+                    return Some(Ending::Grace(grace));
+                }
+                ending @ Ending::Notice(_) => return Some(ending),
+            }
+        }
     }
 }
 

@@ -6,15 +6,17 @@ use h2::Reason;
 use http::{Request, Response};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// What the request wants of whoever gets it first; later attempts are answered with 200.
 ///
 /// `status=503`, `status=503;x-envoy-ratelimited`, `grpc=14` (trailers-only), `trailers=14` (after data), `reset=2` (an
 /// HTTP/2 error code), `hold` (no answer), `later=503` (later attempts wait at the gate). `wait`: at the gate, always;
-/// `at=NAME:503`, `at=NAME:reset`: always, of the endpoint with this name.
+/// `at=NAME:503`, `at=NAME:reset`, `at=NAME:slow` (after [`SLOW`]): always, of the endpoint with this name.
 pub const DO: &str = "x-do";
+
+pub const SLOW: Duration = Duration::from_millis(500);
 
 pub struct Scripted {
     pub addr: SocketAddr,
@@ -27,6 +29,7 @@ pub struct Scripted {
 pub struct Seen {
     pub head: Arc<Request<()>>,
     pub connection: usize,
+    pub at: Instant,
 }
 
 impl Seen {
@@ -52,7 +55,7 @@ impl Scripted {
                 while let Some(Ok((request, respond))) = requests.accept().await {
                     let (parts, _) = request.into_parts();
                     let head = Arc::new(Request::from_parts(parts, ()));
-                    all.lock().unwrap().push(Seen { head: Arc::clone(&head), connection });
+                    all.lock().unwrap().push(Seen { head: Arc::clone(&head), connection, at: Instant::now() });
                     tokio::spawn(answer(name, head, respond, Arc::clone(&open)));
                 }
             }
@@ -86,6 +89,7 @@ async fn answer(
     let (verb, value) = what.split_once('=').unwrap_or((&what, ""));
     let (verb, value) = match (verb, value.split_once(':')) {
         ("at", Some((at, "reset"))) if at == name => ("reset", "2"),
+        ("at", Some((at, "slow"))) if at == name => ("slow", ""),
         ("at", Some((at, status))) if at == name => ("status", status),
         ("at", _) => ("", ""),
         ("wait", _) => ("wait", ""),
@@ -103,6 +107,7 @@ async fn answer(
     match verb {
         "hold" => return tokio::time::sleep(Duration::from_secs(60)).await,
         "wait" => gate.acquire().await.expect("never closed").forget(),
+        "slow" => tokio::time::sleep(SLOW).await,
         "reset" => return respond.send_reset(Reason::from(value.parse::<u32>().expect("a code"))),
         "grpc" => {
             let response = response.header("grpc-status", value).body(()).expect("valid");

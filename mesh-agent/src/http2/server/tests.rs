@@ -37,6 +37,9 @@ async fn a_request_that_crosses_the_goaway_is_served() {
     let (response, _) = send.send_request(Request::get("http://x/").body(()).unwrap(), true).unwrap();
     server.drain();
     settle(&mut server, None).await;
+    // Much later than anybody would wait without asking.
+    sleep(GRACE * 20).await;
+    settle(&mut server, None).await;
     let served = async {
         let (_, responder) = poll_fn(|cx| server.poll_accept(cx)).await.expect("a request").unwrap();
         let ledger = Arc::new(Ledger::new(1 << 20));
