@@ -1,6 +1,7 @@
 //! A load that outlives a `kubectl exec`: in a pod of its own, its report read from the pod's log.
 
 use super::{Cluster, app, eventually, is_long};
+use mesh_test::apps::load::Line;
 use mesh_test::apps::load::report::Report;
 use serde_json::Value;
 use std::process::Stdio;
@@ -63,6 +64,10 @@ impl<'a> LoadPod<'a> {
         self.cluster.kubectl(&["delete", "pod", "-n", namespace, name, "--timeout=60s"]);
         let output = logs.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
+        for (second, report) in intervals(&said).enumerate().filter(|(_, report)| report.failed > 0) {
+            let Report { failed, connections_opened, errors, .. } = report;
+            println!("second {second}, connection {connections_opened}: {failed} failed, {errors:?}");
+        }
         total(&said).unwrap_or_else(|| {
             panic!("no report of {name}: {}\n{said}", String::from_utf8_lossy(&output.stderr));
         })
@@ -74,6 +79,14 @@ fn enrolled(cluster: &Cluster, namespace: &str, name: &str) -> Result<(), String
     let statuses = cluster.ask(&["status"]);
     let mut lists = statuses.iter().filter_map(|status| status["pods"]["in_mesh"].as_array());
     if lists.any(|pods| pods.contains(&pod)) { Ok(()) } else { Err(format!("{statuses:?}")) }
+}
+
+/// What `mesh-app load` says of each second.
+fn intervals(text: &str) -> impl Iterator<Item = Report> {
+    text.lines().filter_map(|line| match serde_json::from_str(line).ok()? {
+        Line::Interval { report, .. } => Some(report),
+        Line::Total { .. } => None,
+    })
 }
 
 /// The last line of `mesh-app load`.
