@@ -90,11 +90,6 @@ impl<T> TurnEnd<T> {
     pub(super) fn say(&self, frames: &'static [u8]) {
         self.shared.borrow_mut().aside = frames;
     }
-
-    /// Whether they stand before whatever `h2` says from now on.
-    pub(super) fn has_said(&self) -> bool {
-        self.shared.borrow().aside.is_empty()
-    }
 }
 
 impl<T: AsyncWrite + Unpin> TurnEnd<T> {

@@ -20,7 +20,7 @@ use tokio::time::{Sleep, sleep};
 
 /// A GOAWAY that refuses nothing: last stream 2^31-1, NO_ERROR (RFC 9113 §6.8).
 const NOTICE: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
-/// From the client's answer to the PING behind the notice to the end: it answers a PING before it sends the requests that it
+/// From the client's answer to the PING beside the notice to the end: it answers a PING before it sends the requests that it
 /// has queued, and `h2` would take that answer for the end of what was under way, and refuse them.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -36,9 +36,7 @@ pub struct Server<T> {
 /// Between the notice and the end. A client short of CPU reads the notice seconds later: it is asked whether it has.
 #[derive(Debug)]
 enum Ending {
-    /// The notice waits for its place between two frames.
-    Notice(PingPong),
-    /// The PING behind it is not answered yet.
+    /// The PING beside the notice is not answered yet.
     Asked(PingPong),
     Grace(Pin<Box<Sleep>>),
 }
@@ -70,9 +68,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
         }
         let (next, send_buffer) = (self.connection.poll_accept(cx), self.send_buffer);
         self.turn_end.poll(cx);
-        if matches!(self.ending, Some(Ending::Notice(_))) && self.turn_end.has_said() {
-            cx.waker().wake_by_ref();
-        }
         next.map(|next| {
             Some(next?.map_err(|error| upstream_error(&error)).map(|(request, send)| {
                 let body = |stream| RecvBody::request(stream, send_buffer).into();
@@ -86,35 +81,28 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
     /// named when they have come (RFC 9113 §6.8's two steps).
     pub fn drain(&mut self) {
         self.turn_end.say(NOTICE);
-        self.ending = self.connection.ping_pong().map(Ending::Notice);
+        // Only a connection that is gone takes no PING.
+        let mut ping = self.connection.ping_pong();
+        let asked = ping.as_mut().is_some_and(|ping| ping.send_ping(Ping::opaque()).is_ok());
+        self.ending = ping.filter(|_| asked).map(Ending::Asked);
     }
 
     /// As far as it comes now.
     fn poll_ending(&mut self, mut ending: Ending, cx: &mut Context<'_>) -> Option<Ending> {
-        loop {
-            ending = match ending {
-                Ending::Notice(mut ping) if self.turn_end.has_said() => {
-                    // Only a connection that is gone takes no PING.
-                    ping.send_ping(Ping::opaque()).ok()?;
-                    Ending::Asked(ping)
-                }
-                Ending::Asked(mut ping) => match ping.poll_pong(cx) {
-                    Poll::Ready(answer) => {
-                        answer.ok()?;
-                        Ending::Grace(Box::pin(sleep(GRACE)))
-                    }
-                    Poll::Pending => return Some(Ending::Asked(ping)),
-                },
-                Ending::Grace(mut grace) => {
-                    if grace.as_mut().poll(cx).is_ready() {
-                        self.connection.graceful_shutdown();
-                        return None;
-                    }
-                    return Some(Ending::Grace(grace));
-                }
-                ending @ Ending::Notice(_) => return Some(ending),
-            }
+        if let Ending::Asked(ping) = &mut ending {
+            match ping.poll_pong(cx) {
+                Poll::Ready(answer) => answer.ok()?,
+                Poll::Pending => return Some(ending),
+            };
+            ending = Ending::Grace(Box::pin(sleep(GRACE)));
         }
+        if let Ending::Grace(grace) = &mut ending
+            && grace.as_mut().poll(cx).is_ready()
+        {
+            self.connection.graceful_shutdown();
+            return None;
+        }
+        Some(ending)
     }
 }
 
