@@ -2,9 +2,9 @@
 
 use std::fmt::Display;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -77,6 +77,9 @@ pub struct CallArgs {
     /// A connection of its own for each call.
     #[arg(long)]
     pub reconnect: bool,
+    /// Milliseconds after which calls get new connections; those under way end on the old ones.
+    #[arg(long, conflicts_with = "reconnect")]
+    pub renew_ms: Option<u64>,
     /// Names to look up before the system's, in the form of /etc/hosts.
     #[arg(long)]
     pub hosts: Option<PathBuf>,
@@ -114,8 +117,14 @@ pub struct Client {
     host: String,
     port: u16,
     dialer: Dialer,
-    connections: Vec<Connection>,
+    connections: Mutex<Connections>,
     next: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Connections {
+    since: Instant,
+    all: Vec<Arc<Connection>>,
 }
 
 #[derive(Debug)]
@@ -139,8 +148,7 @@ impl Client {
             Kind::Http | Kind::Http2 => drop(http::request(&args)?),
             Kind::Tcp => {}
         }
-        let connections =
-            (0..connections.max(1)).map(|_| Connection::new(&args, &dialer)).collect::<anyhow::Result<_>>()?;
+        let connections = Mutex::new(Connections::new(&args, &dialer, connections.max(1))?);
         Ok(Arc::new(Self { args, host, port, dialer, connections, next: AtomicUsize::new(0) }))
     }
 
@@ -154,13 +162,7 @@ impl Client {
     /// # Errors
     /// The call failed; the code says how.
     pub async fn call(&self) -> Result<Answer, Failure> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
-        let fresh = self.args.reconnect.then(|| Connection::new(&self.args, &self.dialer));
-        let connection = match &fresh {
-            Some(Ok(connection)) => connection,
-            Some(Err(error)) => return Err(Failure::new("Connect", error)),
-            None => self.connections.get(turn).ok_or_else(|| Failure::new("Connect", "there is no connection"))?,
-        };
+        let connection = &*self.connection().map_err(|error| Failure::new("Connect", error))?;
         let limit = self.args.timeout();
         let call = async {
             match connection {
@@ -175,6 +177,28 @@ impl Client {
         tokio::time::timeout(limit + grace, call)
             .await
             .unwrap_or_else(|_| Err(Failure::new("Timeout", format!("no answer in {:?}", limit + grace))))
+    }
+}
+
+impl Client {
+    /// The one whose turn it is.
+    fn connection(&self) -> anyhow::Result<Arc<Connection>> {
+        if self.args.reconnect {
+            return Ok(Arc::new(Connection::new(&self.args, &self.dialer)?));
+        }
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.args.renew_ms.is_some_and(|age| connections.since.elapsed() >= Duration::from_millis(age)) {
+            *connections = Connections::new(&self.args, &self.dialer, connections.all.len())?;
+        }
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % connections.all.len();
+        connections.all.get(turn).cloned().context("there is no connection")
+    }
+}
+
+impl Connections {
+    fn new(args: &CallArgs, dialer: &Dialer, count: usize) -> anyhow::Result<Self> {
+        let all = (0..count).map(|_| Connection::new(args, dialer).map(Arc::new)).collect::<anyhow::Result<_>>()?;
+        Ok(Self { since: Instant::now(), all })
     }
 }
 

@@ -60,6 +60,8 @@ async fn more_connections_are_all_used() {
     assert_eq!((total.ok, total.connections_opened), (90, 3));
     let (total, _) = load(&address.to_string(), "--count 7 --reconnect").await;
     assert_eq!((total.ok, total.connections_opened), (7, 7));
+    let (total, _) = load(&address.to_string(), "--count 3 --renew-ms 0").await;
+    assert_eq!((total.ok, total.connections_opened), (3, 3));
 }
 
 #[tokio::test]
