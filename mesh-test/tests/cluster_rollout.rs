@@ -14,7 +14,9 @@ const PODS: usize = REPLICAS + 2;
 #[test]
 fn no_call_fails_while_the_called_deployment_is_restarted() {
     let cluster = Cluster::with_agents();
-    let load = prepared(&cluster, "rollout");
+    prepare(&cluster, "rollout");
+    let load = LoadPod::start(&cluster, "rollout");
+    cluster.in_mesh("rollout", PODS);
     let restarts = if is_long() { 50 } else { 3 };
     for _ in 0..restarts {
         cluster.kubectl(&["-n", "rollout", "rollout", "restart", "deploy/ws002-pingpong"]);
@@ -31,7 +33,9 @@ fn no_call_fails_while_the_called_deployment_is_restarted() {
 #[test]
 fn no_call_fails_while_the_agents_are_replaced() {
     let cluster = Cluster::with_agents();
-    let load = prepared(&cluster, "upgrade");
+    prepare(&cluster, "upgrade");
+    let load = LoadPod::renewing(&cluster, "upgrade");
+    cluster.in_mesh("upgrade", PODS);
     let upgrades = if is_long() { 10 } else { 2 };
     for n in 1..=upgrades {
         let before = cluster.agents();
@@ -42,19 +46,16 @@ fn no_call_fails_while_the_agents_are_replaced() {
         let after = cluster.agents();
         assert!(before.iter().all(|agent| !after.contains(agent)), "{before:?} are replaced: {after:?}");
         cluster.in_mesh("upgrade", PODS);
-        load.rejoin();
+        load.joins();
     }
     load.end(&format!("{upgrades} rollouts of the agents"));
     cluster.kubectl(&["delete", "namespace", "upgrade", "--wait=false"]);
 }
 
-/// Ping-pong in the mesh, and a load on it over one connection.
-fn prepared<'a>(cluster: &'a Cluster, namespace: &str) -> LoadPod<'a> {
+/// Ping-pong in the mesh.
+fn prepare(cluster: &Cluster, namespace: &str) {
     cluster.namespace(namespace);
     cluster.kubectl(&["label", "namespace", namespace, "istio-injection=enabled"]);
     cluster.pingpong(namespace, REPLICAS);
     cluster.in_mesh(namespace, PODS - 1);
-    let load = LoadPod::start(cluster, namespace);
-    cluster.in_mesh(namespace, PODS);
-    load
 }

@@ -17,23 +17,32 @@ impl<'a> LoadPod<'a> {
     /// Calls of ws002-pingpong over one connection at a time, an open loop that nothing ends but its pod's end: as many a second as the
     /// bars say in the long form; where CI's machine does other things, fewer, with more time.
     pub fn start(cluster: &'a Cluster, namespace: &str) -> Self {
+        Self::with(cluster, namespace, &[])
+    }
+
+    /// As `start`, with a new connection every 5 s: after one that was made while its agent was away, and stays direct, comes
+    /// one in the mesh. (A restart of who is called would end it too, with calls lost: a server's own GOAWAY refuses what a
+    /// client short of CPU has queued, and nobody stands between.)
+    pub fn renewing(cluster: &'a Cluster, namespace: &str) -> Self {
+        Self::with(cluster, namespace, &["--renew-ms", "5000"])
+    }
+
+    fn with(cluster: &'a Cluster, namespace: &str, args: &[&str]) -> Self {
         let name = "load";
         let (rate, timeout) = if is_long() { ("500", "5000") } else { ("100", "20000") };
-        let load = ["load", "--target", "ws002-pingpong:9000", "--interval-ms", "1000", "--renew-ms", "5000"];
-        let args = [&load[..], &["--rate", rate, "--timeout-ms", timeout]].concat();
+        let load = ["load", "--target", "ws002-pingpong:9000", "--interval-ms", "1000"];
+        let args = [&load[..], &["--rate", rate, "--timeout-ms", timeout], args].concat();
         cluster.apply(&app(namespace, name, &args).to_string());
         let pod = format!("pod/{name}");
         cluster.kubectl(&["wait", "-n", namespace, "--for=condition=Ready", &pod, "--timeout=120s"]);
         eventually("the load's pod is in the mesh", || enrolled(cluster, namespace, name));
         let load = Self { cluster, namespace: namespace.into(), name: name.into() };
-        load.rejoin();
+        load.joins();
         load
     }
 
-    /// A connection that is older than its pod's place in the mesh, or made while its agent was away, stays direct. Waits for the
-    /// next one. (A restart of who is called would end it too, with calls lost: a server's own GOAWAY refuses what a client
-    /// short of CPU has queued, and nobody stands between.)
-    pub fn rejoin(&self) {
+    /// Waits until its connection is one of the mesh.
+    pub fn joins(&self) {
         let Self { cluster, namespace, name } = self;
         let mine = format!("{namespace}/{name}");
         eventually("the load's connection is an agent's", || {
