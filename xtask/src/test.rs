@@ -172,7 +172,12 @@ fn steps(layer: Layer) -> Vec<Step> {
             ("ebpf object", xtask(&["build-ebpf", "--check"])),
         ],
         Layer::Unit => vec![("unit", cargo(&["test", "--quiet", "--no-fail-fast"]))],
-        Layer::Attach => vec![("build", build_bins()), ("attach", privileged("attach_"))],
+        Layer::Attach => vec![
+            ("build", build_bins()),
+            // Of the lab itself; here, because what they are built with is built now.
+            ("lab", cargo(&["test", "--quiet", "--profile", "fast", "--package", "mesh-test", "--lib"])),
+            ("attach", privileged("attach_")),
+        ],
         Layer::Node => vec![
             ("peers for the node", xtask(&["peers", "--only", "observe"])),
             ("samples", privileged("samples")),
