@@ -178,9 +178,7 @@ impl Client {
             .await
             .unwrap_or_else(|_| Err(Failure::new("Timeout", format!("no answer in {:?}", limit + grace))))
     }
-}
 
-impl Client {
     /// The one whose turn it is.
     fn connection(&self) -> anyhow::Result<Arc<Connection>> {
         if self.args.reconnect {
