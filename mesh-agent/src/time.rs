@@ -6,18 +6,18 @@ mod alarm;
 
 pub use alarm::{Alarm, Alarms};
 
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use rustix::time::{ClockId, clock_gettime};
+use std::time::{Duration, SystemTime};
 
-/// Nanoseconds since the process looked at its clock for the first time. Fits an atomic; 584 years until it wraps.
+/// Nanoseconds of `CLOCK_MONOTONIC`. Fits an atomic; 584 years until it wraps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Nanos(pub u64);
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-
 impl Nanos {
     pub fn now() -> Self {
-        Self(as_nanos(START.elapsed()))
+        let now = clock_gettime(ClockId::Monotonic);
+        // Never negative: the clock begins with the machine.
+        Self(now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned())
     }
 
     /// Zero where `earlier` is later.
@@ -28,6 +28,25 @@ impl Nanos {
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
         Self(self.0.saturating_add(as_nanos(by)))
+    }
+}
+
+/// What the wall clock says of [`Nanos`], without a look at it for each: they drift apart by less than its own error in
+/// the second for which one of these is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    at: Nanos,
+    wall: SystemTime,
+}
+
+impl WallClock {
+    pub fn now() -> Self {
+        Self { at: Nanos::now(), wall: SystemTime::now() }
+    }
+
+    pub fn at(&self, moment: Nanos) -> SystemTime {
+        let moved = self.wall.checked_add(moment.since(self.at));
+        moved.and_then(|wall| wall.checked_sub(self.at.since(moment))).unwrap_or(self.wall)
     }
 }
 
@@ -44,6 +63,13 @@ fn as_nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_wall_clock_is_known_before_and_after() {
+        let clock = WallClock { at: Nanos(5_000), wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1) };
+        let at = |nanos| clock.at(Nanos(nanos)).duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
+        assert_eq!([at(4_000), at(5_000), at(6_500)], [999_999_000, 1_000_000_000, 1_000_001_500]);
+    }
 
     #[test]
     fn arithmetic_saturates() {

@@ -2,6 +2,7 @@
 
 use crate::grpc::{self, GRPC_TIMEOUT};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use std::cell::RefCell;
 use std::time::Duration;
 
 const WHOLE: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
@@ -19,6 +20,16 @@ pub struct Timeouts {
     grpc: bool,
     /// The client sent header fields that end here.
     own: bool,
+    /// The client said how long it will wait: the clock runs while it still sends.
+    pub from_start: bool,
+}
+
+/// What a request's head says of time.
+#[derive(Default)]
+struct Asked<'h> {
+    grpc: Option<&'h HeaderValue>,
+    whole: Option<&'h HeaderValue>,
+    per_try: Option<&'h HeaderValue>,
 }
 
 impl Timeouts {
@@ -27,20 +38,25 @@ impl Timeouts {
     /// Envoy's header goes before all. gRPC: `grpc-timeout`, at most the route's; without it the route's.
     pub fn new(route: Option<Duration>, per_try: Option<Duration>, headers: &HeaderMap) -> Self {
         let grpc = grpc::is_grpc(headers);
-        let asked = headers.get(GRPC_TIMEOUT).filter(|_| grpc).and_then(|value| grpc::parse_timeout(value.as_bytes()));
+        let said = Asked::of(headers);
+        let asked = said.grpc.filter(|_| grpc).and_then(|value| grpc::parse_timeout(value.as_bytes()));
         let limit = route.filter(|limit| !limit.is_zero());
         let configured = match (asked, limit) {
             (Some(asked), Some(limit)) => Some(asked.min(limit)),
             (asked, limit) => asked.or(limit),
         };
-        let (own_whole, own_per_try) = (headers.get(WHOLE), headers.get(PER_TRY));
-        let whole = own_whole.and_then(millis).map_or(configured, Some);
+        let whole = said.whole.and_then(millis).map_or(configured, Some);
         // Zero in Envoy's header field means none; zero in `grpc-timeout` means at once.
         let whole = whole.filter(|whole| !whole.is_zero() || asked == Some(Duration::ZERO));
-        let per_try = own_per_try.and_then(millis).or(per_try).filter(|per_try| !per_try.is_zero());
+        let per_try = said.per_try.and_then(millis).or(per_try).filter(|per_try| !per_try.is_zero());
         let per_try = per_try.filter(|per_try| whole.is_none_or(|whole| *per_try < whole));
-        let own = own_whole.is_some() || own_per_try.is_some();
-        Self { whole, per_try, grpc: grpc && (asked.is_some() || limit.is_some()), own }
+        Self {
+            whole,
+            per_try,
+            grpc: grpc && (asked.is_some() || limit.is_some()),
+            own: said.whole.is_some() || said.per_try.is_some(),
+            from_start: said.grpc.is_some(),
+        }
     }
 
     /// What is left of the whole after `elapsed`.
@@ -55,10 +71,61 @@ impl Timeouts {
             headers.remove(PER_TRY);
         }
         let Some(expected) = [self.left(elapsed), self.per_try].into_iter().flatten().min() else { return };
-        headers.insert(EXPECTED, HeaderValue::from(u64::try_from(expected.as_millis()).unwrap_or(u64::MAX)));
+        let Told { expected, grpc, .. } = Told::of(expected);
+        headers.insert(EXPECTED, expected);
         if self.grpc {
-            headers.insert(GRPC_TIMEOUT, grpc::format_timeout(expected));
+            headers.insert(GRPC_TIMEOUT, grpc);
         }
+    }
+}
+
+/// A time as both header fields say it.
+#[derive(Clone)]
+struct Told {
+    millis: u64,
+    expected: HeaderValue,
+    grpc: HeaderValue,
+}
+
+thread_local! {
+    /// What the last attempt was told: `perTryTimeout`, as a rule, for whole series of them.
+    static LAST: RefCell<Told> = RefCell::new(Told::new(Duration::ZERO));
+}
+
+impl Told {
+    fn new(time: Duration) -> Self {
+        let millis = whole_millis(time);
+        Self { millis, expected: HeaderValue::from(millis), grpc: grpc::format_timeout(time) }
+    }
+
+    fn of(time: Duration) -> Self {
+        LAST.with_borrow_mut(|last| {
+            if last.millis != whole_millis(time) {
+                *last = Self::new(time);
+            }
+            last.clone()
+        })
+    }
+}
+
+fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl<'h> Asked<'h> {
+    /// One pass over what is there: each look-up would hash a long name, and nearly no request has any of them.
+    fn of(headers: &'h HeaderMap) -> Self {
+        let mut asked = Self::default();
+        for (name, value) in headers {
+            let place = match name.as_str() {
+                "grpc-timeout" => &mut asked.grpc,
+                "x-envoy-upstream-rq-timeout-ms" => &mut asked.whole,
+                "x-envoy-upstream-rq-per-try-timeout-ms" => &mut asked.per_try,
+                _ => continue,
+            };
+            place.get_or_insert(value);
+        }
+        asked
     }
 }
 

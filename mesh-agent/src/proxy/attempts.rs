@@ -58,6 +58,8 @@ pub(super) struct Attempts<'a> {
 pub(super) struct Answered {
     pub(super) response: Response<Body>,
     pub(super) served: Option<Served>,
+    /// When its head was there.
+    pub(super) at: Nanos,
 }
 
 /// How one attempt, or several at once, ended.
@@ -67,14 +69,15 @@ pub(super) struct Flown {
     pub(super) priority: u8,
     /// `None`: there is no answer, which is counted.
     pub(super) served: Option<Served>,
+    pub(super) at: Nanos,
 }
 
 impl Attempts<'_> {
-    /// Asks endpoints until one gives an answer that is not repeated.
+    /// Asks endpoints, from `begun` on, until one gives an answer that is not repeated.
     ///
     /// # Errors
     /// What became of the last attempt.
-    pub(super) async fn run(&mut self) -> Result<Answered, Failure> {
+    pub(super) async fn run(&mut self, mut begun: Nanos) -> Result<Answered, Failure> {
         let ctx = &self.conn.ctx;
         let mut tried: SmallVec<[EndpointAddr; 4]> = SmallVec::new();
         let mut exclude = Priorities::default();
@@ -82,7 +85,6 @@ impl Attempts<'_> {
         let mut retries = 0;
         let mut _retrying = None;
         loop {
-            let begun = Nanos::now();
             let avoided = if self.avoids_previous() { &tried[..] } else { &[] };
             let chosen = self.choose(avoided, exclude, begun)?;
             let flown = match self.hedge {
@@ -90,7 +92,7 @@ impl Attempts<'_> {
                 Some(hedge) => Box::pin(self.race(hedge, chosen, &mut tried, exclude)).await?,
                 None => self.fly(chosen, retries, &tried, begun).await?,
             };
-            let Flown { result, endpoint, priority, served } = flown;
+            let Flown { result, endpoint, priority, served, at } = flown;
             let attempted = outcome(&result);
             // A refusal costs a round trip and says that the pod has gone. When a Deployment shrinks most of its
             // endpoints refuse at once, so the first refusal of each is no attempt: 4 of 5 refusing leave all attempts
@@ -99,15 +101,15 @@ impl Attempts<'_> {
             let policy = self.retry.filter(|policy| retry::condition(policy, attempted).is_some());
             let whole = self.replay.is_none_or(Replay::is_whole);
             let Some(policy) = policy.filter(|_| whole) else {
-                return result.map(|response| Answered { response, served });
+                return result.map(|response| Answered { response, served, at });
             };
             if !free && retries >= policy.attempts {
                 self.record.flags.insert(Flag::URX);
-                return result.map(|response| Answered { response, served });
+                return result.map(|response| Answered { response, served, at });
             }
             let Ok(permit) = ctx.pools.retry(self.conn.way(self.target, endpoint)) else {
                 self.record.flags.insert(Flag::UO);
-                return result.map(|response| Answered { response, served });
+                return result.map(|response| Answered { response, served, at });
             };
             // Dropping an answer resets its stream.
             drop((result, served));
@@ -126,6 +128,7 @@ impl Attempts<'_> {
                 let pause = retry::backoff(policy, retries, &mut ctx.rng.borrow_mut());
                 tokio::time::sleep(pause).await;
             }
+            begun = Nanos::now();
         }
     }
 
@@ -154,8 +157,9 @@ impl Attempts<'_> {
         };
         self.underway.clear();
         self.traced(endpoint, &result);
-        let served = landed(served, &result);
-        Ok(Flown { result, endpoint, priority, served })
+        let at = Nanos::now();
+        let served = landed(served, &result, at);
+        Ok(Flown { result, endpoint, priority, served, at })
     }
 
     /// Tells the trace, if there is one, how an attempt ended.
@@ -221,7 +225,11 @@ impl Attempts<'_> {
         if let Some(tap) = &mut self.record.tap {
             tap.asks(endpoint.addr());
         }
-        self.parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.record.attempts));
+        let count = match self.record.attempts {
+            1 => HeaderValue::from_static("1"),
+            more => HeaderValue::from(more),
+        };
+        self.parts.headers.insert(ATTEMPT_COUNT, count);
         self.timeouts.write(now.since(self.started), &mut self.parts.headers);
         if let Some(trace) = &mut self.record.trace {
             let (workload, rng) = (self.record.series.endpoint.as_ref(), &mut conn.ctx.rng.borrow_mut());
@@ -231,10 +239,10 @@ impl Attempts<'_> {
 }
 
 /// Tells endpoint and record how an attempt ended.
-pub(super) fn landed(served: Option<Served>, result: &Result<Response<Body>, Failure>) -> Option<Served> {
+pub(super) fn landed(served: Option<Served>, result: &Result<Response<Body>, Failure>, at: Nanos) -> Option<Served> {
     let mut served = served?;
     if let Some(ended) = ended(result) {
-        served.active().finished(ended, Nanos::now());
+        served.active().finished(ended, at);
     }
     match result {
         Ok(response) => {

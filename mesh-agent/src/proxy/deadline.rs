@@ -14,6 +14,9 @@ use std::time::Duration;
 pub(super) struct Deadline {
     limit: Option<Duration>,
     begin: Begin,
+    now: Nanos,
+    /// The request's end was waited for.
+    waited: bool,
     alarm: Option<Alarm>,
 }
 
@@ -27,8 +30,8 @@ pub(super) enum Begin {
 }
 
 impl Deadline {
-    pub(super) fn new(limit: Option<Duration>, begin: Begin) -> Self {
-        Self { limit, begin, alarm: None }
+    pub(super) fn new(limit: Option<Duration>, begin: Begin, now: Nanos) -> Self {
+        Self { limit, begin, now, waited: false, alarm: None }
     }
 
     fn poll_passed(&mut self, alarms: &Rc<Alarms>, request: Option<&Replay>, cx: &mut Context<'_>) -> Poll<()> {
@@ -37,9 +40,11 @@ impl Deadline {
             && self.begin == Begin::RequestEnd
             && request.is_some_and(|request| request.poll_ended(cx).is_pending())
         {
+            self.waited = true;
             return Poll::Pending;
         }
-        self.alarm.get_or_insert_with(|| alarms.set(Nanos::now().plus(limit), cx)).poll(cx)
+        let begin = || if self.waited { Nanos::now() } else { self.now };
+        self.alarm.get_or_insert_with(|| alarms.set(begin().plus(limit), cx)).poll(cx)
     }
 
     /// Runs `work` until the time is up; its owner drops it then, which cancels it at the endpoint.

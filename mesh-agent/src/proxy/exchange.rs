@@ -178,7 +178,7 @@ async fn forward_to(
     }
     let retry = forward.retry.as_deref();
     let timeouts = Timeouts::new(forward.timeout, retry.and_then(|policy| policy.per_try_timeout), &parts.headers);
-    let begin = if parts.headers.contains_key(grpc::GRPC_TIMEOUT) { Begin::Now } else { Begin::RequestEnd };
+    let begin = if timeouts.from_start { Begin::Now } else { Begin::RequestEnd };
     let affinity = affinity(conn, &target, parts);
     let hedged = |hedge: &&_| hedge::applies(hedge, parts.method.as_str(), parts.uri.path(), &parts.headers);
     let hedge = forward.hedge.as_deref().filter(hedged);
@@ -191,7 +191,9 @@ async fn forward_to(
     let replay = answer.observed.record.request.as_ref();
     let replay = replay.map(|meter| Replay::new(body, ctx.settings.replay_bytes, Rc::clone(meter)));
     if let Some(log) = &mut answer.observed.record.log {
-        log.head(parts);
+        if web.is_some() || rewrite::changes(route, forward, backend) {
+            log.head(parts);
+        }
         log.cluster(target.callee.cluster(), target.cluster.key());
     }
     if let Some(trace) = &mut answer.observed.record.trace {
@@ -201,7 +203,8 @@ async fn forward_to(
         mirror::send(conn, mirror, routes.port, parts, replay.as_ref());
     }
     let upgrade = http1::Upgrade::of_request(parts);
-    let mut deadline = Deadline::new(timeouts.whole, begin);
+    let now = Nanos::now();
+    let mut deadline = Deadline::new(timeouts.whole, begin, now);
     let mut attempts = Attempts {
         conn,
         target: &target,
@@ -220,7 +223,7 @@ async fn forward_to(
         endpoint: None,
         underway: SmallVec::new(),
     };
-    let result = deadline.limit(&ctx.alarms, replay.as_ref(), pin!(attempts.run())).await;
+    let result = deadline.limit(&ctx.alarms, replay.as_ref(), pin!(attempts.run(now))).await;
     if matches!(result, Err(Failure::Timeout)) {
         attempts.timed_out();
     }
@@ -274,7 +277,7 @@ impl Answer {
         record.grpc = grpc::is_grpc(&parts.headers);
         record.request_head = request_head(parts);
         record.head = conn.ctx.recorder.keeps_heads().then(|| Box::new(Head::of(parts)));
-        record.log = conn.entry(parts);
+        record.log = conn.entry(parts, started);
         record.tap = conn.tapped(parts);
         record.trace = trace;
         Self { observed: Observed::new(record), inside: !matches!(conn.wants, Wants::Gateway { .. }) }
@@ -327,10 +330,10 @@ impl Answer {
 
     /// An endpoint's answer; the record follows its body to the end.
     fn endpoints(mut self, answered: Answered, deadline: Deadline) -> Response<Body> {
-        let Answered { mut response, served } = answered;
+        let Answered { mut response, served, at } = answered;
         let record = &mut self.observed.record;
         record.served = served;
-        record.answered = Some(Nanos::now());
+        record.answered = Some(at);
         record.response_head = response_head(response.headers());
         record.response = Meter::new(record.grpc);
         record.code = Some(response.status());

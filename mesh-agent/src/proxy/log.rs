@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 impl Conn {
     /// A request's; `None` while the access log is off.
-    pub(super) fn entry(&self, head: &request::Parts) -> Option<Box<Entry>> {
-        let mut entry = self.begin()?;
+    pub(super) fn entry(&self, head: &request::Parts, started: Nanos) -> Option<Box<Entry>> {
+        let mut entry = self.begin(started)?;
         entry.head(head);
         Some(entry)
     }
@@ -31,8 +31,7 @@ impl Conn {
 
     /// An opaque connection's, from its beginning. `sni`: the name in its ClientHello.
     pub(super) fn opaque_entry(&self, sni: Option<&Arc<str>>) -> Option<Box<Entry>> {
-        let mut entry = self.begin()?;
-        entry.began(Nanos::now().since(self.shown.opened));
+        let mut entry = self.begin(self.shown.opened)?;
         if sni.is_some() {
             entry.server_name(sni);
         }
@@ -59,7 +58,7 @@ impl Conn {
         (passage.flags, passage.details) = failure.closed();
     }
 
-    fn begin(&self) -> Option<Box<Entry>> {
+    fn begin(&self, started: Nanos) -> Option<Box<Entry>> {
         if !self.ctx.log.is_on() {
             return None;
         }
@@ -67,7 +66,7 @@ impl Conn {
         if !rule.on.unwrap_or_else(|| self.ctx.log.is_default()) {
             return None;
         }
-        let mut entry = self.ctx.log.entry(self.ends.client, self.ends.local, self.shown.id)?;
+        let mut entry = self.ctx.log.entry(self.ends.client, self.ends.local, self.shown.id, started)?;
         entry.set_filter(rule.filter);
         if let Wants::Gateway { sni, .. } = &self.wants {
             entry.server_name(sni.as_ref());

@@ -48,8 +48,9 @@ impl<'a> Flight<'a> {
             let sent = attempt(conn, target, &way, &parts, body, &mut upgrade, &mut inform, &mut served);
             within(&conn.ctx.alarms, end, pin!(sent)).await
         };
-        let served = landed(served, &result);
-        (Flown { result, endpoint, priority: chosen.priority, served }, series)
+        let at = Nanos::now();
+        let served = landed(served, &result, at);
+        (Flown { result, endpoint, priority: chosen.priority, served, at }, series)
     }
 }
 

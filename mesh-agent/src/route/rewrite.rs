@@ -39,6 +39,11 @@ pub fn request(parts: &mut request::Parts, route: &Route, forward: &Forward, bac
     Ok(())
 }
 
+/// Whether [`request`] has anything to do.
+pub fn changes(route: &Route, forward: &Forward, backend: &Backend) -> bool {
+    forward.rewrite.is_some() || route.headers.request.is_some() || backend.headers.request.is_some()
+}
+
 /// Changes a response's header fields; `backend`: who was asked, `None` for an answer of ours.
 pub fn response(headers: &mut HeaderMap, route: &Route, forward: Option<(&Forward, &Backend)>) {
     match forward {

@@ -86,11 +86,11 @@ pub struct Wanted {
 #[derive(Clone, Debug)]
 pub enum Layout {
     Text(Vec<Part>),
-    /// Keys as they stand in the line: quoted, with their colon.
     Json(Vec<(Box<str>, Json)>),
 }
 
-/// A value of a JSON line.
+/// A value of a JSON line. With it in its object goes what stands before it: bracket or comma, its key, and the quote that
+/// opens it where it may be a string.
 #[derive(Clone, Debug)]
 pub enum Json {
     /// One operator alone keeps its type: a number, a string, or `null`.
@@ -121,8 +121,9 @@ impl Format {
                 Layout::Text(parts)
             }
             Encoding::Json if source.is_empty() => {
-                let value = |(key, text): (&str, &str)| Ok((json_key(key), json_text(text, &mut wanted)?));
-                Layout::Json(JSON.into_iter().map(value).collect::<Result<_, FormatError>>()?)
+                let value = |(key, text): (&'static str, &str)| Ok((key, json_text(text, &mut wanted)?));
+                let values = JSON.into_iter().map(value).collect::<Result<Vec<_>, FormatError>>()?;
+                Layout::Json(with_keys(values))
             }
             Encoding::Json => {
                 // JSON is YAML, and this parser keeps the keys in their order.
@@ -166,15 +167,21 @@ impl Serialize for Format {
 }
 
 fn json_object(object: &Mapping, wanted: &mut Wanted) -> Result<Vec<(Box<str>, Json)>, FormatError> {
-    let entry = |(key, value): (&Value, &Value)| {
+    let mut values = Vec::new();
+    for (key, value) in object {
         let key = key.as_str().ok_or_else(|| FormatError::NotAnObject("a key is no string".to_owned()))?;
-        Ok((json_key(key), json_value(key, value, wanted)?))
-    };
-    object.iter().map(entry).collect()
+        values.push((key, json_value(key, value, wanted)?));
+    }
+    Ok(with_keys(values))
 }
 
-fn json_key(key: &str) -> Box<str> {
-    format!("{}:", serde_json::Value::from(key)).into()
+fn with_keys(values: Vec<(&str, Json)>) -> Vec<(Box<str>, Json)> {
+    let before = |at, key: &str, value: &Json| {
+        let bracket = if at == 0 { '{' } else { ',' };
+        let quote = if matches!(value, Json::Operator(_) | Json::Parts(_)) { "\"" } else { "" };
+        format!("{bracket}{}:{quote}", serde_json::Value::from(key)).into()
+    };
+    values.into_iter().enumerate().map(|(at, (key, value))| (before(at, key, &value), value)).collect()
 }
 
 fn json_value(key: &str, value: &Value, wanted: &mut Wanted) -> Result<Json, FormatError> {
@@ -224,7 +231,7 @@ mod tests {
         let source = r#"{"z": "%PROTOCOL%", "a": {"code": "%RESPONSE_CODE%", "text": "c=%RESPONSE_CODE%"}, "v": 2}"#;
         let format = Format::parse(Encoding::Json, source).unwrap();
         let Layout::Json(object) = &format.body else { panic!("{format:?}") };
-        assert_eq!(object.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), ["\"z\":", "\"a\":", "\"v\":"]);
+        assert_eq!(object.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), ["{\"z\":\"", ",\"a\":", ",\"v\":"]);
         assert!(Format::parse(Encoding::Json, "%PROTOCOL%").is_err());
         assert!(Format::parse(Encoding::Json, r#"{"a": ["x"]}"#).is_err());
     }

@@ -5,6 +5,7 @@
 //! bounded channel to one writer thread. Invariant: nothing here waits for the file; lines that find the channel full
 //! are dropped and counted.
 
+mod address;
 mod entry;
 mod escape;
 mod render;
@@ -16,10 +17,11 @@ pub use entry::{Connected, Entry};
 use crate::error::Flags;
 use crate::net::TcpInfo;
 use crate::snapshot::access_log::{AccessLogSettings, Format};
+use crate::time::{Nanos, WallClock};
 use arc_swap::ArcSwapOption;
 use sink::Sink;
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Bytes of lines that a worker gathers before it hands them over.
-const GATHERED: usize = 128 << 10;
+const GATHERED: usize = 64 << 10;
 /// What is set aside for the line that fills a buffer.
 const LINE: usize = 2 << 10;
 
@@ -53,6 +55,7 @@ struct Active {
 pub struct Logger {
     log: Arc<AccessLog>,
     gathered: RefCell<Gathered>,
+    wall: Cell<WallClock>,
 }
 
 /// Lines that all go to one file.
@@ -133,7 +136,7 @@ impl AccessLog {
 
 impl Logger {
     pub fn new(log: Arc<AccessLog>) -> Self {
-        Self { log, gathered: RefCell::default() }
+        Self { log, gathered: RefCell::default(), wall: Cell::new(WallClock::now()) }
     }
 
     pub fn is_on(&self) -> bool {
@@ -145,17 +148,24 @@ impl Logger {
         self.log.default.load(Relaxed)
     }
 
-    /// The entry of a request or connection that begins now; `None` while the log is off.
-    pub fn entry(self: &Rc<Self>, client: SocketAddr, local: SocketAddr, connection: u64) -> Option<Box<Entry>> {
+    /// The entry of a request or connection that began at `started`; `None` while the log is off.
+    pub fn entry(
+        self: &Rc<Self>,
+        client: SocketAddr,
+        local: SocketAddr,
+        connection: u64,
+        started: Nanos,
+    ) -> Option<Box<Entry>> {
         if !self.is_on() {
             return None;
         }
         let active = self.log.active.load_full()?;
-        Some(Box::new(Entry::new(Rc::clone(self), active, client, local, connection)))
+        Some(Box::new(Entry::new(Rc::clone(self), active, client, local, connection, started)))
     }
 
     /// Hands over what was gathered; called once a second, and when the worker ends.
     pub fn flush(&self) {
+        self.wall.set(WallClock::now());
         self.gathered.borrow_mut().hand_over();
     }
 
@@ -184,7 +194,7 @@ impl Gathered {
         if let Some(sink) = self.sink.take()
             && lines > 0
         {
-            sink.take(std::mem::take(&mut self.bytes), lines);
+            sink.take(std::mem::replace(&mut self.bytes, sink.spare()), lines);
         }
     }
 }

@@ -3,13 +3,14 @@
 use super::{Active, Ended, Logger};
 use crate::snapshot::ClusterKey;
 use crate::snapshot::cel::Expression;
+use crate::time::Nanos;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request};
 use smallvec::SmallVec;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// Values in the order of the format's names.
 pub(super) type Values = SmallVec<[Option<HeaderValue>; 4]>;
@@ -64,11 +65,12 @@ impl Entry {
         client: SocketAddr,
         local: SocketAddr,
         connection: u64,
+        started: Nanos,
     ) -> Self {
         Self {
+            started: logger.wall.get().at(started),
             logger,
             active,
-            started: SystemTime::now(),
             connection,
             filter: None,
             client,
@@ -100,11 +102,6 @@ impl Entry {
 
     pub(in crate::telemetry) fn filter(&self) -> Option<&Expression> {
         self.filter.as_ref()
-    }
-
-    /// It began this long ago.
-    pub fn began(&mut self, before: Duration) {
-        self.started = self.started.checked_sub(before).unwrap_or(self.started);
     }
 
     pub fn server_name(&mut self, name: Option<&Arc<str>>) {

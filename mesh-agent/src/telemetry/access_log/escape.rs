@@ -34,10 +34,27 @@ pub(super) fn json(out: &mut Vec<u8>, from: usize) {
 
 /// Cuts the tail off where it is not plain.
 fn unsafe_tail(out: &mut Vec<u8>, from: usize) -> Option<Vec<u8>> {
-    // Without an early end the compiler looks at many bytes at once.
-    let plain = |byte: &u8| (*byte >= b' ') & (*byte < 0x7f) & (*byte != b'"') & (*byte != b'\\');
-    let tail = out.get(from..)?;
-    (!tail.iter().fold(true, |all, byte| all & plain(byte))).then(|| out.split_off(from))
+    (!is_plain(out.get(from..)?)).then(|| out.split_off(from))
+}
+
+/// Printable ASCII without quotes and backslashes. Eight bytes at a time; the last eight may overlap those before.
+fn is_plain(text: &[u8]) -> bool {
+    let Some(last) = text.last_chunk() else {
+        return text.iter().all(|byte| matches!(byte, b' '..0x7f) && !matches!(byte, b'"' | b'\\'));
+    };
+    text.as_chunks().0.iter().chain([last]).fold(0, |odd, eight| odd | odd_ones(u64::from_le_bytes(*eight))) == 0
+}
+
+/// Not zero where one of eight bytes is not plain.
+fn odd_ones(eight: u64) -> u64 {
+    const fn all(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    // Subtraction borrows into the top bit of a byte that is zero, or less than what is taken from it.
+    let zero = |bytes: u64| bytes.wrapping_sub(all(1)) & !bytes;
+    let control = eight.wrapping_sub(all(b' ')) & !eight;
+    let quote = zero(eight ^ all(b'"')) | zero(eight ^ all(b'\\')) | zero(eight ^ all(0x7f));
+    (eight | control | quote) & all(0x80)
 }
 
 fn put(c: char, out: &mut Vec<u8>) {
@@ -67,4 +84,34 @@ fn hex(byte: u8, out: &mut Vec<u8>) {
 /// Control characters, and the separators where some readers break lines.
 fn ends_lines(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn is_plain_byte(byte: u8) -> bool {
+        (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\'
+    }
+
+    #[test]
+    fn every_byte_is_told_at_every_place() {
+        for length in [1, 7, 8, 9, 16, 23] {
+            for at in 0..length {
+                for byte in 0..=u8::MAX {
+                    let mut text = vec![b'a'; length];
+                    text[at] = byte;
+                    assert_eq!(is_plain(&text), is_plain_byte(byte), "{byte:#x} at {at} of {length}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn as_one_by_one(text in proptest::collection::vec(prop_oneof![Just(b' '), Just(b'~'), any::<u8>()], 0..40)) {
+            prop_assert_eq!(is_plain(&text), text.iter().all(|byte| is_plain_byte(*byte)));
+        }
+    }
 }

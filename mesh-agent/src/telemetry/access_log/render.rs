@@ -1,7 +1,7 @@
 //! Entries as lines. Pure.
 
 use super::entry::{Entry, Head};
-use super::{Ended, escape, time};
+use super::{Ended, address, escape, time};
 use crate::error::{Flags, NO_FILTER_CHAIN};
 use crate::grpc;
 use crate::snapshot::ClusterKey;
@@ -55,37 +55,45 @@ pub(super) fn line(format: &Format, entry: &Entry, ended: &Ended, out: &mut Vec<
 }
 
 fn json_object(object: &[(Box<str>, Json)], entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
-    out.push(b'{');
-    for (at, (key, of)) in object.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(key.as_bytes());
+    for (before, of) in object {
+        out.extend_from_slice(before.as_bytes());
+        let from = out.len();
         match of {
             Json::Operator(operator) => match of_field(&operator.field, entry, ended) {
-                Value::Absent => out.extend_from_slice(b"null"),
-                Value::Number(number) => digits(number, out),
-                value => json_string(out, |out| write(&value, most(operator), out)),
+                Value::Absent => {
+                    unquote(out);
+                    out.extend_from_slice(b"null");
+                }
+                Value::Number(number) => {
+                    unquote(out);
+                    digits(number, out);
+                }
+                value => {
+                    write(&value, most(operator), out);
+                    if value.is_free() {
+                        escape::json(out, from);
+                    }
+                    out.push(b'"');
+                }
             },
-            Json::Parts(parts) => json_string(out, |out| {
+            Json::Parts(parts) => {
                 parts.iter().for_each(|part| match part {
                     Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
                     Part::Operator(operator) => value_or_dash(operator, entry, ended, out),
                 });
-            }),
+                escape::json(out, from);
+                out.push(b'"');
+            }
             Json::Object(inner) => json_object(inner, entry, ended, out),
             Json::Constant(constant) => out.extend_from_slice(constant.as_bytes()),
         }
     }
-    out.push(b'}');
+    out.extend_from_slice(if object.is_empty() { b"{}" } else { b"}" });
 }
 
-fn json_string(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    out.push(b'"');
-    let from = out.len();
-    write(out);
-    escape::json(out, from);
-    out.push(b'"');
+/// Most values are strings: the quote stands there already.
+fn unquote(out: &mut Vec<u8>) {
+    out.pop();
 }
 
 fn value_or_dash(operator: &Operator, entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
@@ -110,12 +118,8 @@ fn write(value: &Value<'_>, most: usize, out: &mut Vec<u8>) {
         // Writing to a Vec does not fail.
         Value::Flags(flags) => drop(write!(out, "{flags}")),
         Value::Time(parts, at) => time::write(parts, *at, out),
-        Value::Address(addr) => {
-            ip(addr.ip(), true, out);
-            out.push(b':');
-            digits(addr.port().into(), out);
-        }
-        Value::Ip(addr) => ip(*addr, false, out),
+        Value::Address(addr) => address::write(*addr, out),
+        Value::Ip(addr) => address::write_ip(*addr, out),
         Value::Cluster(host, key) => {
             out.extend_from_slice(b"outbound|");
             digits(key.port.port.into(), out);
@@ -128,22 +132,17 @@ fn write(value: &Value<'_>, most: usize, out: &mut Vec<u8>) {
     out.truncate(from.saturating_add(most));
 }
 
-fn digits(number: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+impl Value<'_> {
+    /// It may hold whatever a client, or whoever wrote the configuration, likes.
+    fn is_free(&self) -> bool {
+        matches!(self, Self::Text(_) | Self::Cluster(..))
+    }
 }
 
-/// `bracketed`: a port follows (RFC 3986 §3.2.2).
-fn ip(addr: IpAddr, bracketed: bool, out: &mut Vec<u8>) {
-    // Writing to a Vec does not fail.
-    match addr {
-        IpAddr::V4(addr) => addr.octets().into_iter().enumerate().for_each(|(at, octet)| {
-            if at > 0 {
-                out.push(b'.');
-            }
-            digits(octet.into(), out);
-        }),
-        IpAddr::V6(addr) if bracketed => drop(write!(out, "[{addr}]")),
-        IpAddr::V6(addr) => drop(write!(out, "{addr}")),
+fn digits(number: u64, out: &mut Vec<u8>) {
+    match u8::try_from(number) {
+        Ok(digit @ 0..=9) => out.push(b'0' + digit),
+        _ => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
     }
 }
 
@@ -179,15 +178,15 @@ fn of_field<'a>(field: &'a Field, entry: &'a Entry, ended: &'a Ended) -> Value<'
         // A header field to Envoy, and so a string.
         Field::ServiceTime => ended.upstream.map_or(Value::Absent, |time| Value::Digits(whole_millis(time))),
         Field::AttemptCount => Value::Number(u64::from(ended.attempts)),
-        Field::UpstreamHost => address(entry.endpoint, Portion::Whole),
-        Field::Upstream(part) => address(entry.endpoint, *part),
+        Field::UpstreamHost => portion(entry.endpoint, Portion::Whole),
+        Field::Upstream(part) => portion(entry.endpoint, *part),
         Field::UpstreamCluster => entry.cluster.as_ref().map_or(Value::Absent, |(host, key)| match &**host {
             name @ (PASSTHROUGH | BLACK_HOLE) => some(Some(name)),
             host => Value::Cluster(host, key),
         }),
-        Field::UpstreamLocal(part) => address(entry.endpoint_local, *part),
-        Field::DownstreamLocal(part) => address(Some(entry.local), *part),
-        Field::DownstreamRemote(part) => address(Some(entry.client), *part),
+        Field::UpstreamLocal(part) => portion(entry.endpoint_local, *part),
+        Field::DownstreamLocal(part) => portion(Some(entry.local), *part),
+        Field::DownstreamRemote(part) => portion(Some(entry.client), *part),
         Field::ServerName => some(entry.server_name.as_deref()),
         Field::RouteName => {
             let undeclared = entry.cluster.as_ref().is_some_and(|(host, _)| **host == *PASSTHROUGH);
@@ -237,7 +236,7 @@ fn transport_failure(details: &str) -> Option<&str> {
     details.strip_suffix('}')?.split_once('|').map(|(_, reason)| reason)
 }
 
-fn address(of: Option<SocketAddr>, part: Portion) -> Value<'static> {
+fn portion(of: Option<SocketAddr>, part: Portion) -> Value<'static> {
     let Some(addr) = of else { return Value::Absent };
     match part {
         Portion::Whole => Value::Address(addr),

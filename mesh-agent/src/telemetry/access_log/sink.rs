@@ -4,20 +4,26 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::mpsc as one;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
 
-/// Buffers under way to the writer, of 128 KiB and one line each.
-const QUEUE: usize = 8;
+/// Buffers under way to the writer, of 64 KiB and one line each.
+const QUEUE: usize = 16;
+/// Written buffers that are kept for the next lines.
+const SPARES: usize = 2;
 
 /// One file, its queue and its thread, which ends when the last holder is gone and the queue is empty.
 #[derive(Debug)]
 pub(super) struct Sink {
     file: Box<str>,
-    queue: SyncSender<Message>,
+    /// Tokio's: the standard library's wakes the writer while it holds the lock that the writer then wants.
+    queue: Sender<Message>,
+    /// A buffer that was just used is still in the CPU's cache, which a new one would have to be fetched into.
+    spares: Arc<Mutex<Vec<Vec<u8>>>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -28,21 +34,33 @@ enum Message {
     },
     Reopen,
     /// Tell when everything before this is written.
-    Flushed(SyncSender<()>),
+    Flushed(one::SyncSender<()>),
 }
 
 impl Sink {
     /// # Errors
     /// As `pthread_create(3)`.
     pub(super) fn start(file: &str, dropped: Arc<AtomicU64>) -> io::Result<Self> {
-        let (queue, messages) = mpsc::sync_channel(QUEUE);
-        let writer = Writer { place: Place::of(file), file: None, failing: false, dropped: Arc::clone(&dropped) };
-        thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&messages))?;
-        Ok(Self { file: file.into(), queue, dropped })
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let spares = Arc::default();
+        let writer = Writer {
+            place: Place::of(file),
+            file: None,
+            failing: false,
+            spares: Arc::clone(&spares),
+            dropped: Arc::clone(&dropped),
+        };
+        thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(messages))?;
+        Ok(Self { file: file.into(), queue, spares, dropped })
     }
 
     pub(super) fn is_to(&self, file: &str) -> bool {
         *self.file == *file
+    }
+
+    /// For the next lines; perhaps one without memory.
+    pub(super) fn spare(&self) -> Vec<u8> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
     pub(super) fn take(&self, bytes: Vec<u8>, count: u64) {
@@ -58,7 +76,7 @@ impl Sink {
 
     pub(super) fn flushed(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
-        let (done, waits) = mpsc::sync_channel(1);
+        let (done, waits) = one::sync_channel(1);
         let mut message = Message::Flushed(done);
         while let Err(TrySendError::Full(back)) = self.queue.try_send(message) {
             if Instant::now() >= until {
@@ -83,16 +101,24 @@ struct Writer {
     file: Option<File>,
     /// It was said that the file cannot be written.
     failing: bool,
+    spares: Arc<Mutex<Vec<Vec<u8>>>>,
     dropped: Arc<AtomicU64>,
 }
 
 impl Writer {
-    fn run(mut self, messages: &Receiver<Message>) {
+    fn run(mut self, mut messages: Receiver<Message>) {
         // Whoever mistyped a path learns it at the start, not with the first request.
         self.prepare();
-        while let Ok(message) = messages.recv() {
+        while let Some(message) = messages.blocking_recv() {
             match message {
-                Message::Lines { bytes, count } => self.write(&bytes, count),
+                Message::Lines { mut bytes, count } => {
+                    self.write(&bytes, count);
+                    bytes.clear();
+                    let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+                    if spares.len() < SPARES {
+                        spares.push(bytes);
+                    }
+                }
                 Message::Reopen => {
                     self.file = None;
                     self.prepare();

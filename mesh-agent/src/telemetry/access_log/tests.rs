@@ -19,7 +19,7 @@ fn example(format: Format, parts: &request::Parts) -> (Box<Entry>, Ended) {
     log.set(&file, None, false);
     let logger = Rc::new(Logger::new(log));
     let addr = |text: &str| text.parse().unwrap();
-    let mut entry = logger.entry(addr("10.44.1.23:54652"), addr("10.0.45.184:80"), 7).unwrap();
+    let mut entry = logger.entry(addr("10.44.1.23:54652"), addr("10.0.45.184:80"), 7, Nanos::now()).unwrap();
     entry.started = UNIX_EPOCH + Duration::from_millis(1_606_263_351_313);
     entry.head(parts);
     let key = ClusterKey { port: PortKey::new(ServiceName::new("foo", "httpbin"), 8000), subset: Some("v1".into()) };
@@ -154,7 +154,7 @@ proptest! {
 
 fn begun(logger: &Rc<Logger>) -> (Box<Entry>, Ended) {
     let addr = "127.0.0.1:1".parse().unwrap();
-    let mut entry = logger.entry(addr, addr, 1).expect("the log is on");
+    let mut entry = logger.entry(addr, addr, 1, Nanos::now()).expect("the log is on");
     entry.head(&request());
     let ended = Ended {
         code: Some(200),
@@ -191,7 +191,7 @@ fn a_file_that_was_moved_away_is_opened_anew() {
     let (file, moved) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
     let log = Arc::new(AccessLog::default());
     let logger = Rc::new(Logger::new(Arc::clone(&log)));
-    assert!(logger.entry(([0; 4], 0).into(), ([0; 4], 0).into(), 0).is_none(), "off by default");
+    assert!(logger.entry(([0; 4], 0).into(), ([0; 4], 0).into(), 0, Nanos(0)).is_none(), "off by default");
     log.set(&settings(Encoding::Text, "%PROTOCOL%", &file), None, false);
     write(&logger, 3);
     assert!(log.flushed(Duration::from_secs(5)));

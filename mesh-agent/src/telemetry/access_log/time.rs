@@ -26,10 +26,15 @@ pub(super) fn write(parts: &[TimePart], at: SystemTime, out: &mut Vec<u8>) {
     }
 }
 
-/// The last `width` digits of a number.
-fn padded(number: u64, width: u32, out: &mut Vec<u8>) {
-    let digit = |at| b'0' + u8::try_from(number / 10_u64.pow(at) % 10).unwrap_or(0);
-    out.extend((0..width).rev().map(digit));
+/// The last `width` digits of a number, 9 at most.
+fn padded(mut number: u64, width: u32, out: &mut Vec<u8>) {
+    let mut text = [b'0'; 9];
+    let text = &mut text[..width as usize];
+    for place in text.iter_mut().rev() {
+        *place += (number % 10) as u8;
+        number /= 10;
+    }
+    out.extend_from_slice(text);
 }
 
 /// Days since 1970-01-01 → year, month, day of the Gregorian calendar. Years are counted from March, so that the leap day

@@ -32,7 +32,9 @@ use context::{Place, TRACESTATE, inject_dropped};
 use export::Exporter;
 use fastrand::Rng;
 use http::HeaderMap;
+use request_id::Reason;
 use rustc_hash::FxHashMap;
+use sampling::{Asked, Carried};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -119,18 +121,24 @@ impl Traces {
 
     /// Gives a request its id and decides whether it is recorded; the next hop is told so in its headers.
     pub fn begin(&self, headers: &mut HeaderMap, caller: Caller<'_>, rng: &mut Rng) -> Option<Box<Trace>> {
-        request_id::ensure(headers, || rng.u128(..));
-        if !self.on.load(Relaxed) {
+        let carried = Carried::of(headers);
+        let fresh = (!carried.id).then(|| rng.u128(..));
+        let active = self.on.load(Relaxed).then(|| self.active.load());
+        let active = active.as_ref().and_then(|active| active.as_deref());
+        let Some((active, Scope { settings, exporter })) = active.and_then(|a| Some((a, a.of(caller.workload)?)))
+        else {
+            fresh.into_iter().for_each(|random| request_id::give(headers, random, Reason::None));
             return None;
-        }
-        let active = self.active.load();
-        let active = active.as_deref()?;
-        let Scope { settings, exporter } = active.of(caller.workload)?;
+        };
         let native = exporter.collector.formats;
-        let incoming = extract(headers, native.w3c && !native.b3);
-        let by_id = settings.draw_by_id;
-        let decision =
-            sampling::decide(headers, incoming.decision, !caller.outside, settings.rate, by_id, || rng.u32(..));
+        let incoming = if carried.context { extract(headers, native.w3c && !native.b3) } else { Incoming::default() };
+        let asked = Asked { headers, carried, fresh, parent: incoming.decision, trusted: !caller.outside };
+        let (decision, reason) = asked.decide(settings.rate, settings.draw_by_id, || rng.u32(..));
+        match (fresh, reason) {
+            (Some(random), reason) => request_id::give(headers, random, reason.unwrap_or(Reason::None)),
+            (None, Some(reason)) => request_id::set_reason(headers, reason),
+            (None, None) => {}
+        }
         let formats = native.and(incoming.formats);
         if !decision.is_recorded() {
             if incoming.decision.is_none() {

@@ -32,11 +32,11 @@ impl Reason {
     }
 }
 
-/// A request's id: the one it has, or one made of `random`.
-pub fn ensure(headers: &mut HeaderMap, random: impl FnOnce() -> u128) {
-    if !headers.contains_key(REQUEST_ID) {
-        put(headers, &uuid(random()));
-    }
+/// Gives a request that has none its id.
+pub fn give(headers: &mut HeaderMap, random: u128, reason: Reason) {
+    let mut id = uuid(random);
+    id[AT] = reason.digit();
+    put(headers, &id);
 }
 
 /// What an id says; an id of another form says nothing.
@@ -49,6 +49,12 @@ pub fn reason(headers: &HeaderMap) -> Reason {
     }
 }
 
+/// [`draw`] of an id that is made of `random`.
+pub fn draw_of(random: u128) -> u32 {
+    // The first eight digits: never more than 32 bits.
+    u32::try_from(random >> 96).unwrap_or(0) % 10_000
+}
+
 /// A number below 10,000 that all who see the same id agree on: Envoy's `x-request-id` modulo.
 pub fn draw(headers: &HeaderMap) -> Option<u32> {
     let id = headers.get(REQUEST_ID)?.as_bytes();
@@ -59,14 +65,13 @@ pub fn draw(headers: &HeaderMap) -> Option<u32> {
 
 /// Writes a decision into an id; ids of another form stay as they are.
 pub fn set_reason(headers: &mut HeaderMap, reason: Reason) {
-    let Some(id) = headers.get(REQUEST_ID).filter(|id| digit_of(id.as_bytes()).is_some()) else { return };
-    let mut id = id.as_bytes().to_vec();
-    if let Some(digit) = id.get_mut(AT)
-        && *digit != reason.digit()
-    {
-        *digit = reason.digit();
-        put(headers, &id);
+    let Some(id) = headers.get(REQUEST_ID).map(HeaderValue::as_bytes) else { return };
+    if digit_of(id).is_none_or(|digit| digit == reason.digit()) {
+        return;
     }
+    let mut id = id.to_vec();
+    id[AT] = reason.digit();
+    put(headers, &id);
 }
 
 fn put(headers: &mut HeaderMap, id: &[u8]) {
@@ -113,7 +118,6 @@ mod tests {
     #[test]
     fn an_id_of_ones_own_is_kept() {
         let mut headers = with("mine");
-        ensure(&mut headers, || unreachable!());
         set_reason(&mut headers, Reason::Forced);
         assert_eq!(headers[REQUEST_ID], "mine");
         assert_eq!((reason(&headers), draw(&headers)), (Reason::None, None));
@@ -122,7 +126,7 @@ mod tests {
     #[test]
     fn the_decision_travels_in_the_id() {
         let mut headers = HeaderMap::new();
-        ensure(&mut headers, || 0x0000_2710_0000_0000_0000_0000_0000_0000);
+        give(&mut headers, 0x0000_2710_0000_0000_0000_0000_0000_0000, Reason::None);
         assert_eq!((reason(&headers), draw(&headers)), (Reason::None, Some(0)), "0x2710 is 10,000");
         for wanted in [Reason::Sampled, Reason::Forced, Reason::Client, Reason::None] {
             set_reason(&mut headers, wanted);

@@ -6,55 +6,99 @@
 use super::context::Decision;
 use super::request_id::{self, Reason};
 use crate::snapshot::tracing::Rate;
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 
-const FORCE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
-pub(super) const CLIENT_TRACE_ID: HeaderName = HeaderName::from_static("x-client-trace-id");
+/// A request that waits for a decision.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'h> {
+    pub(super) headers: &'h HeaderMap,
+    pub(super) carried: Carried,
+    /// What its id will be made of, where it came without one.
+    pub(super) fresh: Option<u128>,
+    /// What its context says.
+    pub(super) parent: Option<Decision>,
+    /// It comes from inside the mesh, so that its wishes count.
+    pub(super) trusted: bool,
+}
 
-/// Decides for a request that has its id. `parent`: what its context says; `trusted`: it comes from inside the mesh, so
-/// that its wishes count; `by_id`: agents that see the same id shall agree. The id tells the next one.
-pub(super) fn decide(
-    headers: &mut HeaderMap,
-    parent: Option<Decision>,
-    trusted: bool,
-    rate: Rate,
-    by_id: bool,
-    random: impl FnOnce() -> u32,
-) -> Decision {
-    if let Some(decided) = parent {
-        return decided;
+/// Which of the header fields that traces are about a request has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Carried {
+    pub(super) id: bool,
+    pub(super) context: bool,
+    client_id: bool,
+    force: bool,
+}
+
+impl Carried {
+    /// One pass over what is there: each look-up would hash a name, and most requests have none of them.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut carried = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "x-request-id" => carried.id = true,
+                "traceparent" | "b3" => carried.context = true,
+                "x-b3-traceid" | "x-b3-spanid" | "x-b3-sampled" | "x-b3-flags" => carried.context = true,
+                "x-client-trace-id" => carried.client_id = true,
+                "x-envoy-force-trace" => carried.force = true,
+                _ => {}
+            }
+        }
+        carried
     }
-    let said = if trusted { request_id::reason(headers) } else { Reason::None };
-    if said != Reason::None {
-        return Decision::Record;
+}
+
+impl Asked<'_> {
+    /// Decides, and says what the id shall tell the next one; `None`: what it tells already. `by_id`: agents that see the
+    /// same id shall agree.
+    pub(super) fn decide(self, rate: Rate, by_id: bool, random: impl FnOnce() -> u32) -> (Decision, Option<Reason>) {
+        let Self { headers, carried, fresh, parent, trusted } = self;
+        if let Some(decided) = parent {
+            return (decided, None);
+        }
+        if trusted && carried.id && request_id::reason(headers) != Reason::None {
+            return (Decision::Record, None);
+        }
+        let drawn = || match fresh {
+            _ if !by_id => None,
+            Some(fresh) => Some(request_id::draw_of(fresh)),
+            None => request_id::draw(headers),
+        };
+        let reason = if trusted && carried.client_id {
+            Reason::Client
+        } else if trusted && carried.force {
+            Reason::Forced
+        } else if rate.takes(drawn().unwrap_or_else(|| random() % 10_000)) {
+            Reason::Sampled
+        } else {
+            Reason::None
+        };
+        (if reason == Reason::None { Decision::Drop } else { Decision::Record }, Some(reason))
     }
-    let reason = if trusted && headers.contains_key(CLIENT_TRACE_ID) {
-        Reason::Client
-    } else if trusted && headers.contains_key(FORCE) {
-        Reason::Forced
-    } else if rate.takes(request_id::draw(headers).filter(|_| by_id).unwrap_or_else(|| random() % 10_000)) {
-        Reason::Sampled
-    } else {
-        Reason::None
-    };
-    request_id::set_reason(headers, reason);
-    if reason == Reason::None { Decision::Drop } else { Decision::Record }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::request_id::{REQUEST_ID, ensure};
+    use super::super::request_id::{REQUEST_ID, give, set_reason};
     use super::*;
-    use http::HeaderValue;
+    use http::{HeaderName, HeaderValue};
+
+    const FORCE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
+
+    fn asked(headers: &HeaderMap, parent: Option<Decision>, trusted: bool) -> Asked<'_> {
+        Asked { headers, carried: Carried::of(headers), fresh: None, parent, trusted }
+    }
 
     fn ask(headers: &mut HeaderMap, parent: Option<Decision>, trusted: bool, rate: Rate) -> Decision {
-        decide(headers, parent, trusted, rate, true, || unreachable!())
+        let (decision, reason) = asked(headers, parent, trusted).decide(rate, true, || unreachable!());
+        reason.into_iter().for_each(|reason| set_reason(headers, reason));
+        decision
     }
 
     fn identified() -> HeaderMap {
         let mut headers = HeaderMap::new();
         // Its draw is 9,999: the last that anything takes.
-        ensure(&mut headers, || 9_999 << 96);
+        give(&mut headers, 9_999 << 96, Reason::None);
         headers
     }
 
@@ -72,16 +116,31 @@ mod tests {
         assert_eq!(ask(&mut headers, None, true, Rate::NONE), Decision::Record, "the id says so");
         assert_eq!(ask(&mut headers, None, false, Rate::NONE), Decision::Drop, "ids from outside say nothing");
         assert_eq!(request_id::reason(&headers), Reason::None);
-        headers.insert(CLIENT_TRACE_ID, HeaderValue::from_static("x"));
+        headers.insert("x-client-trace-id", HeaderValue::from_static("x"));
         assert_eq!(ask(&mut headers, None, true, Rate::NONE), Decision::Record);
         assert_eq!(request_id::reason(&headers), Reason::Client);
     }
 
     #[test]
     fn ids_that_are_no_uuids_are_drawn_for() {
-        let mut headers = HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_static("mine"))]);
-        assert_eq!(decide(&mut headers, None, true, Rate::DEFAULT, true, || 10_099), Decision::Record);
-        assert_eq!(decide(&mut headers, None, true, Rate::DEFAULT, true, || 10_100), Decision::Drop);
+        let headers = HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_static("mine"))]);
+        let drawn = |number| asked(&headers, None, true).decide(Rate::DEFAULT, true, || number).0;
+        assert_eq!((drawn(10_099), drawn(10_100)), (Decision::Record, Decision::Drop));
+    }
+
+    #[test]
+    fn an_id_that_is_yet_to_be_given_is_drawn_like_one_that_is_there() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        for _ in 0..2_000 {
+            let (random, rate) = (rng.u128(..), Rate::of_percent(50.0).unwrap());
+            let none = HeaderMap::new();
+            let (fresh, reason) =
+                Asked { fresh: Some(random), ..asked(&none, None, true) }.decide(rate, true, || unreachable!());
+            let mut headers = HeaderMap::new();
+            give(&mut headers, random, Reason::None);
+            assert_eq!(ask(&mut headers, None, true, rate), fresh);
+            assert_eq!(Some(request_id::reason(&headers)), reason);
+        }
     }
 
     /// A binomial count is within 5 σ of its mean but for one run in 1.7 million; the seed is fixed all the same.
@@ -93,7 +152,7 @@ mod tests {
             let mut traced = 0;
             for _ in 0..count {
                 let mut headers = HeaderMap::new();
-                ensure(&mut headers, || rng.u128(..));
+                give(&mut headers, rng.u128(..), Reason::None);
                 traced += u32::from(ask(&mut headers, None, true, rate) == Decision::Record);
             }
             let (mean, deviation) = (f64::from(count) * share, (f64::from(count) * share * (1.0 - share)).sqrt());

@@ -1,6 +1,5 @@
 //! What spans say of a request: Envoy's tags (`tracing/http_tracer_impl.cc`), Istio's, and ours.
 
-use super::sampling::CLIENT_TRACE_ID;
 use super::span::Tag;
 use super::{Caller, request_id::REQUEST_ID};
 use crate::error::Flags;
@@ -11,6 +10,7 @@ use crate::telemetry::{canonical_revision, canonical_service};
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, Version};
 
+const CLIENT_TRACE_ID: HeaderName = HeaderName::from_static("x-client-trace-id");
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 /// Longest value that a client chooses, bytes.
 const LONGEST: usize = 256;
