@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 
+/// Length of the client connection preface (RFC 9113 §3.4).
+const PREFACE: usize = 24;
 /// A GOAWAY that refuses nothing: last stream 2^31-1, NO_ERROR (RFC 9113 §6.8).
 const NOTICE: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 /// From the client's answer to the PING beside the notice to the end: it answers a PING before it sends the requests that it
@@ -47,7 +49,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
     /// # Errors
     /// The client's connection ended or it does not speak HTTP/2.
     pub async fn handshake(io: T, settings: &Settings) -> Result<Self, UpstreamError> {
-        let (io, turn_end) = Gathered::new(io);
+        let (io, turn_end) = Gathered::new(io, PREFACE);
         let connection = h2::server::Builder::new()
             .initial_window_size(settings.stream_window)
             .initial_connection_window_size(settings.connection_window)
