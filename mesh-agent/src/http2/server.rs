@@ -48,19 +48,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
     ///
     /// # Errors
     /// The client's connection ended or it does not speak HTTP/2.
-    pub async fn handshake(io: T, settings: &Settings) -> Result<Self, UpstreamError> {
+    pub fn handshake(io: T, settings: &Settings) -> impl Future<Output = Result<Self, UpstreamError>> + use<T> {
         let (io, turn_end) = Gathered::new(io, PREFACE);
-        let connection = h2::server::Builder::new()
+        let send_buffer = settings.send_buffer;
+        let handshake = h2::server::Builder::new()
             .initial_window_size(settings.stream_window)
             .initial_connection_window_size(settings.connection_window)
             .max_concurrent_streams(settings.max_concurrent_streams)
             .max_header_list_size(settings.max_header_list)
-            .max_send_buffer_size(settings.send_buffer)
+            .max_send_buffer_size(send_buffer)
             .data_frame_budget(settings.frame_overhead)
-            .handshake(io)
-            .await
-            .map_err(|error| upstream_error(&error))?;
-        Ok(Self { connection, turn_end, send_buffer: settings.send_buffer, ending: None })
+            .handshake(io);
+        async move {
+            let connection = handshake.await.map_err(|error| upstream_error(&error))?;
+            Ok(Self { connection, turn_end, send_buffer, ending: None })
+        }
     }
 
     /// The next request; `None` when the connection ended. Must be polled for streams to make progress.
