@@ -8,6 +8,7 @@ mod attempts;
 mod deadline;
 mod exchange;
 mod gateway;
+mod http2;
 mod life;
 mod log;
 mod mirror;
@@ -17,24 +18,18 @@ mod trace;
 
 use crate::addr::EndpointAddr;
 use crate::connect::{Ends, Way};
-use crate::connections::{Connection, Speaks, UnderWay};
+use crate::connections::{Connection, Speaks};
 use crate::destination::Target;
 use crate::detect::{self, Replay, Sniff};
-use crate::error::{Failure, UpstreamError};
-use crate::http2::{Responder, Server};
+use crate::error::Failure;
 use crate::listen::{Accepted, Source, Wants};
 use crate::snapshot::Protocol;
 use crate::telemetry::{ConnectionKind, Trouble};
-use crate::{body::Body, costs, forward, http1, worker::Ctx};
+use crate::{forward, http1, worker::Ctx};
 use bytes::BytesMut;
-use http::{Request, Response};
-use life::{drained, idle};
-use std::cell::RefCell;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::convert::identity;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -56,7 +51,8 @@ pub(crate) struct Conn {
 
 /// Serves a connection to its end.
 pub async fn serve(accepted: Box<Accepted>, ctx: Rc<Ctx>) {
-    let Accepted { stream, wants, source, guard, client } = *accepted;
+    // Through a call: the box goes now, not with the connection.
+    let Accepted { stream, wants, source, guard, client } = *identity(accepted);
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let Some(local) = wants.original().map(EndpointAddr::addr).or_else(|| stream.local_addr().ok()) else { return };
     let Some(shown) = guard.connection().cloned() else { return };
@@ -96,13 +92,15 @@ impl Conn {
     /// The port speaks HTTP: the client's first bytes say which version.
     async fn serve_declared_http(self: Rc<Self>, mut stream: TcpStream, target: Option<&Target>) {
         let mut first = BytesMut::new();
-        let mut drain = self.ctx.drain.clone();
         let in_mesh = !matches!(self.wants, Wants::Gateway { .. });
-        let reading = tokio::time::timeout(self.ctx.settings.idle, detect::read(&mut stream, &mut first));
-        let read = tokio::select! {
-            read = reading => read,
-            // Not a byte so far, and the agent ends.
-            () = drain.grace_over() => return,
+        let read = {
+            let mut drain = self.ctx.drain.clone();
+            let reading = tokio::time::timeout(self.ctx.settings.idle, detect::read(&mut stream, &mut first));
+            tokio::select! {
+                read = reading => read,
+                // Not a byte so far, and the agent ends.
+                () = drain.grace_over() => return,
+            }
         };
         match read {
             // The app's own TLS: only its name is seen. Boxed, as HTTP/1.1: idle HTTP/2 holds the largest future of these.
@@ -149,52 +147,5 @@ impl Conn {
             tracing::debug!(%error, "client connection ended");
             ctx.recorder.metrics().trouble(Trouble::Client);
         }
-    }
-
-    async fn serve_http2<T: Io>(self: Rc<Self>, io: T) -> Result<(), UpstreamError> {
-        // Boxed: needed for a moment, and as large as the connection itself.
-        let mut server = Box::pin(Server::handshake(io, &self.ctx.settings)).await?;
-        let mut drained = pin!(drained(self.ctx.drain.clone()));
-        let mut idle = pin!(idle(self.ctx.settings.idle, &self.shown));
-        let mut draining = false;
-        loop {
-            let next = poll_fn(|cx| {
-                if !draining && (drained.as_mut().poll(cx).is_ready() || idle.as_mut().poll(cx).is_ready()) {
-                    draining = true;
-                    server.drain();
-                }
-                server.poll_accept(cx)
-            });
-            let Some((request, responder)) = next.await.transpose()? else { return Ok(()) };
-            let open = self.shown.begin();
-            costs::spawn(serve_stream(Rc::clone(&self), request, responder, open));
-        }
-    }
-}
-
-/// One request of an HTTP/2 connection, to its end or until the client leaves.
-async fn serve_stream(conn: Rc<Conn>, request: Request<Body>, responder: Responder, _open: UnderWay) {
-    let responder = Rc::new(RefCell::new(responder));
-    let inform = {
-        let responder = Rc::clone(&responder);
-        move |head: Response<()>| responder.borrow_mut().informational(head)
-    };
-    let ledger = Arc::clone(&conn.ctx.ledger);
-    let answer = {
-        // Boxed: what a task is made of is copied three times on its way to the heap, and stays until the last byte of
-        // the response, long after the exchange.
-        let mut exchange = Box::pin(exchange::exchange(conn, request, Some(Box::new(inform))));
-        poll_fn(|cx| {
-            if let Poll::Ready(response) = exchange.as_mut().poll(cx) {
-                return Poll::Ready(Some(response));
-            }
-            // Dropping the exchange resets the endpoint's stream with CANCEL.
-            responder.borrow_mut().poll_gone(cx).map(|()| None)
-        })
-        .await
-    };
-    if let (Some(response), Ok(responder)) = (answer, Rc::try_unwrap(responder)) {
-        // How it ended is in the record already.
-        let _ = responder.into_inner().respond(response, &ledger).await;
     }
 }

@@ -54,7 +54,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let preface = Rc::new(Preface::default());
-    let (io, turn_end) = Gathered::new(io);
+    let (io, turn_end) = Gathered::new(io, 0);
     let (send, mut driver) = h2::client::Builder::new()
         .initial_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)

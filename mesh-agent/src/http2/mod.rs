@@ -6,6 +6,7 @@
 
 mod client;
 mod gather;
+mod join;
 mod ledger;
 mod preface;
 mod pump;

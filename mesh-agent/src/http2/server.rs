@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 
+/// Length of the client connection preface (RFC 9113 §3.4).
+const PREFACE: usize = 24;
 /// A GOAWAY that refuses nothing: last stream 2^31-1, NO_ERROR (RFC 9113 §6.8).
 const NOTICE: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 /// From the client's answer to the PING beside the notice to the end: it answers a PING before it sends the requests that it
@@ -46,19 +48,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
     ///
     /// # Errors
     /// The client's connection ended or it does not speak HTTP/2.
-    pub async fn handshake(io: T, settings: &Settings) -> Result<Self, UpstreamError> {
-        let (io, turn_end) = Gathered::new(io);
-        let connection = h2::server::Builder::new()
+    pub fn handshake(io: T, settings: &Settings) -> impl Future<Output = Result<Self, UpstreamError>> + use<T> {
+        let (io, turn_end) = Gathered::new(io, PREFACE);
+        let send_buffer = settings.send_buffer;
+        let handshake = h2::server::Builder::new()
             .initial_window_size(settings.stream_window)
             .initial_connection_window_size(settings.connection_window)
             .max_concurrent_streams(settings.max_concurrent_streams)
             .max_header_list_size(settings.max_header_list)
-            .max_send_buffer_size(settings.send_buffer)
+            .max_send_buffer_size(send_buffer)
             .data_frame_budget(settings.frame_overhead)
-            .handshake(io)
-            .await
-            .map_err(|error| upstream_error(&error))?;
-        Ok(Self { connection, turn_end, send_buffer: settings.send_buffer, ending: None })
+            .handshake(io);
+        async move {
+            let connection = handshake.await.map_err(|error| upstream_error(&error))?;
+            Ok(Self { connection, turn_end, send_buffer, ending: None })
+        }
     }
 
     /// The next request; `None` when the connection ended. Must be polled for streams to make progress.

@@ -74,7 +74,7 @@ struct Bench {
 
 impl Bench {
     fn new(incoming: Vec<u8>) -> Self {
-        let (io, end) = Gathered::new(Socket::new(incoming));
+        let (io, end) = Gathered::new(Socket::new(incoming), 0);
         let woken = Arc::new(Woken::default());
         Self { io, end, waker: Arc::clone(&woken).into(), woken }
     }
