@@ -111,7 +111,7 @@ pub(super) struct Usage {
 impl Usage {
     pub(super) fn of(pid: u32) -> Self {
         let pids = tree(pid);
-        Self { cpu: pids.iter().map(|pid| cpu(*pid)).sum(), memory: pids.iter().map(|pid| resident(*pid)).sum() }
+        Self { cpu: pids.iter().map(|pid| cpu(*pid)).sum(), memory: pids.iter().map(|pid| anonymous(*pid)).sum() }
     }
 }
 
@@ -189,8 +189,10 @@ fn cpu(pid: u32) -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-fn resident(pid: u32) -> u64 {
+/// Memory that is the process' own: pages of its program, which the first request of each kind loads, are neither a
+/// connection's nor anything that stalled sinks make grow.
+fn anonymous(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
     line.and_then(|l| l.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
