@@ -95,6 +95,7 @@ impl Drop for Observed {
         match &self.inner {
             // The record knows by itself.
             None => {}
+            Some(_) if self.record.complete => {}
             Some(inner) if inner.is_end() => self.record.complete = true,
             // Dropped in the middle: whoever read it is gone.
             Some(_) => self.cancelled(),

@@ -152,9 +152,9 @@ impl Connection {
         self.state.calls.get()
     }
 
-    /// Takes no new calls because of its age.
-    pub fn is_too_old(&self, now: Nanos) -> bool {
-        self.state.expires.is_some_and(|expires| now > expires)
+    /// Takes no new calls because of its age. The clock is read only where it has one.
+    pub fn is_too_old(&self, now: impl FnOnce() -> Nanos) -> bool {
+        self.state.expires.is_some_and(|expires| now() > expires)
     }
 
     /// When the last call ended.

@@ -144,8 +144,9 @@ impl Pump {
                 return Poll::Ready(Ok(()));
             }
         };
-        if first.len() >= SMALL || source.is_end() {
-            self.source_done = source.is_end();
+        let end = source.is_end();
+        if end || first.len() >= SMALL {
+            self.source_done = end;
             self.pending = first;
             return Poll::Ready(Ok(()));
         }

@@ -39,7 +39,7 @@ pub fn request(parts: &mut request::Parts, route: &Route, forward: &Forward, bac
     Ok(())
 }
 
-/// Whether [`request`] has anything to do.
+/// Whether [`request()`] has anything to do.
 pub fn changes(route: &Route, forward: &Forward, backend: &Backend) -> bool {
     forward.rewrite.is_some() || route.headers.request.is_some() || backend.headers.request.is_some()
 }

@@ -62,7 +62,7 @@ impl Pool {
 
     /// A connection with room for one more call, if there is one.
     pub(super) fn ready(&self) -> Result<Option<Http2Lease>, ConnectError> {
-        let Some(connection) = self.with_room(Nanos::now()) else { return Ok(None) };
+        let Some(connection) = self.with_room() else { return Ok(None) };
         let request = self.limited.as_ref().map(|(limits, open)| limits.request(Some(open))).transpose()?;
         Ok(Some(Http2Lease { connection, request }))
     }
@@ -103,8 +103,9 @@ impl Pool {
     pub(super) fn sweep(&self, now: Nanos) {
         let idle = self.upstream.settings.http2_idle;
         let mut connections = self.connections.borrow_mut();
-        connections
-            .retain(|c| !c.is_closed() && !c.is_too_old(now) && (c.active() > 0 || now.since(c.idle_since()) < idle));
+        connections.retain(|c| {
+            !c.is_closed() && !c.is_too_old(|| now) && (c.active() > 0 || now.since(c.idle_since()) < idle)
+        });
     }
 
     /// Whether it must be kept: it holds connections, or somebody waits for one.
@@ -113,7 +114,7 @@ impl Pool {
     }
 
     /// The first connection with room: the fewest connections that carry the load.
-    fn with_room(&self, now: Nanos) -> Option<Rc<Connection>> {
+    fn with_room(&self) -> Option<Rc<Connection>> {
         let pool = &self.upstream.policy.pool;
         let streams =
             pool.max_concurrent_streams.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
@@ -122,7 +123,7 @@ impl Pool {
         let mut connections = self.connections.borrow_mut();
         let mut index = 0;
         while let Some(connection) = connections.get(index) {
-            if connection.is_closed() || connection.is_too_old(now) || used_up(connection) {
+            if connection.is_closed() || connection.is_too_old(Nanos::now) || used_up(connection) {
                 // Its calls go on: each holds what it needs. After the last one it says GOAWAY and closes.
                 connections.swap_remove(index);
             } else if connection.active() < streams && connection.has_room() {
