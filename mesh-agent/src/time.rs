@@ -1,6 +1,6 @@
 //! Time as plain numbers, so that pure functions can take it as an argument.
 //!
-//! Place in the path: read once where a request begins and where it ends. Invariant: monotonic, never the wall clock.
+//! Place in the path: read where a request begins, is sent, is answered and ends. Invariant: monotonic; the wall clock is for showing only.
 
 mod alarm;
 

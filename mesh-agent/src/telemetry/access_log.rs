@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Bytes of lines that a worker gathers before it hands them over.
-const GATHERED: usize = 64 << 10;
+const GATHERED: usize = 128 << 10;
 /// What is set aside for the line that fills a buffer.
 const LINE: usize = 2 << 10;
 
@@ -194,7 +194,7 @@ impl Gathered {
         if let Some(sink) = self.sink.take()
             && lines > 0
         {
-            sink.take(std::mem::replace(&mut self.bytes, sink.spare()), lines);
+            sink.take(std::mem::take(&mut self.bytes), lines);
         }
     }
 }

@@ -4,17 +4,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc as one;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
 
-/// Buffers under way to the writer, of 64 KiB and one line each.
-const QUEUE: usize = 16;
-/// Written buffers that are kept for the next lines.
-const SPARES: usize = 2;
+/// Buffers under way to the writer, of 128 KiB and one line each.
+const QUEUE: usize = 8;
 
 /// One file, its queue and its thread, which ends when the last holder is gone and the queue is empty.
 #[derive(Debug)]
@@ -22,8 +20,6 @@ pub(super) struct Sink {
     file: Box<str>,
     /// Tokio's: the standard library's wakes the writer while it holds the lock that the writer then wants.
     queue: Sender<Message>,
-    /// A buffer that was just used is still in the CPU's cache, which a new one would have to be fetched into.
-    spares: Arc<Mutex<Vec<Vec<u8>>>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -42,25 +38,13 @@ impl Sink {
     /// As `pthread_create(3)`.
     pub(super) fn start(file: &str, dropped: Arc<AtomicU64>) -> io::Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
-        let spares = Arc::default();
-        let writer = Writer {
-            place: Place::of(file),
-            file: None,
-            failing: false,
-            spares: Arc::clone(&spares),
-            dropped: Arc::clone(&dropped),
-        };
+        let writer = Writer { place: Place::of(file), file: None, failing: false, dropped: Arc::clone(&dropped) };
         thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(messages))?;
-        Ok(Self { file: file.into(), queue, spares, dropped })
+        Ok(Self { file: file.into(), queue, dropped })
     }
 
     pub(super) fn is_to(&self, file: &str) -> bool {
         *self.file == *file
-    }
-
-    /// For the next lines; perhaps one without memory.
-    pub(super) fn spare(&self) -> Vec<u8> {
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
     pub(super) fn take(&self, bytes: Vec<u8>, count: u64) {
@@ -101,7 +85,6 @@ struct Writer {
     file: Option<File>,
     /// It was said that the file cannot be written.
     failing: bool,
-    spares: Arc<Mutex<Vec<Vec<u8>>>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -111,14 +94,7 @@ impl Writer {
         self.prepare();
         while let Some(message) = messages.blocking_recv() {
             match message {
-                Message::Lines { mut bytes, count } => {
-                    self.write(&bytes, count);
-                    bytes.clear();
-                    let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-                    if spares.len() < SPARES {
-                        spares.push(bytes);
-                    }
-                }
+                Message::Lines { bytes, count } => self.write(&bytes, count),
                 Message::Reopen => {
                     self.file = None;
                     self.prepare();

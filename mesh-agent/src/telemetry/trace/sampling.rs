@@ -121,6 +121,18 @@ mod tests {
         assert_eq!(request_id::reason(&headers), Reason::Client);
     }
 
+    /// `context` reads these by name; what is not carried is never read.
+    #[test]
+    fn every_field_that_is_read_is_carried() {
+        use super::super::context::{B3, B3_FLAGS, B3_SAMPLED, B3_SPAN, B3_TRACE, TRACEPARENT};
+        let carried = |name: HeaderName| Carried::of(&HeaderMap::from_iter([(name, HeaderValue::from_static("1"))]));
+        for name in [TRACEPARENT, B3, B3_TRACE, B3_SPAN, B3_SAMPLED, B3_FLAGS] {
+            assert!(carried(name.clone()).context, "{name}");
+        }
+        assert!(carried(REQUEST_ID).id && carried(FORCE).force);
+        assert_eq!(carried(HeaderName::from_static("x-other")), Carried::default());
+    }
+
     #[test]
     fn ids_that_are_no_uuids_are_drawn_for() {
         let headers = HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_static("mine"))]);
