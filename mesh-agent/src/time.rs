@@ -4,7 +4,7 @@
 
 mod alarm;
 
-pub use alarm::{Alarm, Alarms};
+pub use alarm::{Alarm, Alarms, Due};
 
 use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, SystemTime};

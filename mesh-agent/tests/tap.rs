@@ -85,7 +85,7 @@ async fn each_filter_shows_exactly_its_requests() {
     assert_eq!(seen(&mut of_web, 2 * EACH).await.len(), 2 * EACH);
     let refused = seen(&mut refused, EACH).await;
     assert!(refused.iter().all(|seen| seen.asked.as_ref().is_some_and(|asked| asked.path.starts_with("/fault/"))));
-    assert!(refused.iter().all(|seen| seen.endpoint.is_none() && seen.ended.flags.to_string() == "FI"));
+    assert!(refused.iter().all(|seen| seen.endpoint.is_none() && seen.ended.how.flags.to_string() == "FI"));
     assert_eq!(seen(&mut answered, 2 * EACH + 1).await.len(), 2 * EACH + 1);
     let paths: Vec<_> = seen(&mut some, 5).await.into_iter().filter_map(|seen| Some(seen.asked?.path)).collect();
     assert_eq!(paths, ["/ok/0?q=0", "/ok/1?q=1", "/ok/2?q=2", "/ok/3?q=3", "/ok/4?q=4"]);
@@ -98,9 +98,12 @@ async fn each_filter_shows_exactly_its_requests() {
     let one = all.iter().find(|seen| seen.endpoint.is_some()).expect("one that was answered");
     let asked = one.asked.as_ref().expect("a request");
     assert_eq!((&*asked.method, &*asked.host, asked.version), ("POST", "echo.default.svc.cluster.local", "HTTP/2"));
-    assert_eq!((one.grpc, one.ended.code, one.ended.grpc_status, one.ended.attempts), (true, Some(200), Some(0), 1));
+    assert_eq!(
+        (one.grpc, one.ended.how.code, one.ended.how.grpc_status, one.ended.how.attempts),
+        (true, Some(200), Some(0), 1)
+    );
     assert_eq!((one.ended.received, one.ended.sent), (13, 13), "an echo");
-    assert_eq!(one.ended.route.as_deref(), Some("usual"));
+    assert_eq!(one.ended.how.route.as_deref(), Some("usual"));
     assert!(one.ended.tcp.is_some_and(|tcp| tcp.srtt_us > 0 && tcp.retransmits == 0), "{:?}", one.ended);
     let facts = KernelFacts { verdict: Reason::ToAgent, redirected_bytes: Some(0) };
     assert_eq!(one.kernel, Some(facts), "captured, over TCP");

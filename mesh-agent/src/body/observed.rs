@@ -3,7 +3,7 @@
 use super::{Body, Chunk};
 use crate::error::{Failure, Flag, UpstreamError};
 use crate::telemetry::Record;
-use crate::time::Alarm;
+use crate::time::Due;
 use std::fmt;
 use std::task::{Context, Poll};
 
@@ -15,7 +15,7 @@ pub struct Observed {
     /// `None` until there is an answer.
     inner: Option<Body>,
     /// What is left of the request's own timeout (`grpc-timeout`).
-    deadline: Option<Alarm>,
+    deadline: Option<Due>,
 }
 
 impl Observed {
@@ -24,7 +24,7 @@ impl Observed {
     }
 
     /// The body of an endpoint's answer.
-    pub fn body(mut self: Box<Self>, inner: Body, deadline: Option<Alarm>) -> Body {
+    pub fn body(mut self: Box<Self>, inner: Body, deadline: Option<Due>) -> Body {
         (self.inner, self.deadline) = (Some(inner), deadline);
         Body::Observed(self)
     }

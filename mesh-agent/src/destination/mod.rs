@@ -23,7 +23,7 @@ use crate::snapshot::{
     Client, ClusterKey, Endpoint, EndpointHealth, EndpointSet, LbPolicy, Locality, MeshSettings, PortKey, Protocol,
     Resolution, Service, ServiceName, ServicePort, Snapshot, Workload,
 };
-use crate::telemetry::Callee;
+use crate::telemetry::{Callee, access_log};
 use crate::time::Nanos;
 use arc_swap::{ArcSwap, Cache};
 use resolve::{Resolved, To};
@@ -40,6 +40,8 @@ pub struct Target {
     pub callee: Arc<Callee>,
     /// With the port, for messages.
     pub name: Arc<str>,
+    /// What the access log calls it.
+    pub cluster_name: Arc<str>,
     pub protocol: Protocol,
     pub policy: Arc<TrafficPolicy>,
     pub cluster: Arc<Cluster>,
@@ -356,9 +358,11 @@ impl Destinations {
         {
             return Ok(Rc::clone(former));
         }
+        let callee = callee(service, port);
         Ok(Rc::new(Target {
-            callee: callee(service, port).into(),
             name: format!("{}:{}", service.host, port.port).into(),
+            cluster_name: access_log::cluster(callee.cluster(), &key),
+            callee: callee.into(),
             protocol: port.protocol,
             cluster: self.registry.cluster(&spec, Nanos::now()),
             upstream: self.upstreams.upstream(&key, &policy, &peer),
@@ -391,7 +395,8 @@ impl Destinations {
         let cluster = self.registry.cluster(&spec, Nanos::now());
         let peer = Peer { host: Arc::clone(callee.cluster()), subject_alt_names: Vec::new() };
         let upstream = self.upstreams.upstream(key, policy, &peer);
-        Rc::new(Target { callee: callee.into(), name, protocol, policy: Arc::clone(policy), cluster, upstream })
+        let (cluster_name, policy) = (access_log::cluster(callee.cluster(), key), Arc::clone(policy));
+        Rc::new(Target { callee: callee.into(), name, cluster_name, protocol, policy, cluster, upstream })
     }
 
     /// The policy of a port and subset for a client, and the subset's labels.

@@ -185,10 +185,14 @@ fn the_endpoint_is_told_what_is_left() {
     let mut headers = fields(&[("content-type", "application/grpc"), ("grpc-timeout", "5S")]);
     let timeouts = Timeouts::new(Some(3000 * MS), None, &headers);
     timeouts.write(1000 * MS, &mut headers);
-    assert_eq!(
-        (&headers["grpc-timeout"], &headers["x-envoy-expected-rq-timeout-ms"]),
-        (&"2000m".parse().unwrap(), &"2000".parse().unwrap())
-    );
+    assert_eq!(headers, fields(&[("content-type", "application/grpc"), ("grpc-timeout", "2000m")]), "once");
+    // What another hop told the client says nothing of this one.
+    for kind in ["application/grpc", "text/plain"] {
+        let mut headers = fields(&[("content-type", kind), ("x-envoy-expected-rq-timeout-ms", "9000")]);
+        Timeouts::new(Some(3000 * MS), None, &headers).write(Duration::ZERO, &mut headers);
+        let expected = headers.get("x-envoy-expected-rq-timeout-ms").map(HeaderValue::as_bytes);
+        assert_eq!(expected, (kind == "text/plain").then_some(&b"3000"[..]));
+    }
     let mut headers = fields(&[("x-envoy-upstream-rq-timeout-ms", "400")]);
     let timeouts = Timeouts::new(None, Some(100 * MS), &headers);
     timeouts.write(Duration::ZERO, &mut headers);

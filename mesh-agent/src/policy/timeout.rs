@@ -20,6 +20,8 @@ pub struct Timeouts {
     grpc: bool,
     /// The client sent header fields that end here.
     own: bool,
+    /// Somebody told the client how long it had, and it passed that on.
+    told: bool,
     /// The client said how long it will wait: the clock runs while it still sends.
     pub from_start: bool,
 }
@@ -30,6 +32,7 @@ struct Asked<'h> {
     grpc: Option<&'h HeaderValue>,
     whole: Option<&'h HeaderValue>,
     per_try: Option<&'h HeaderValue>,
+    expected: Option<&'h HeaderValue>,
 }
 
 impl Timeouts {
@@ -55,6 +58,7 @@ impl Timeouts {
             per_try,
             grpc: grpc && (asked.is_some() || limit.is_some()),
             own: said.whole.is_some() || said.per_try.is_some(),
+            told: said.expected.is_some(),
             from_start: said.grpc.is_some(),
         }
     }
@@ -64,48 +68,38 @@ impl Timeouts {
         self.whole.map(|whole| whole.saturating_sub(elapsed))
     }
 
-    /// Tells the endpoint of an attempt that starts `elapsed` after the request how long it has.
+    /// Tells the endpoint of an attempt that starts `elapsed` after the request how long it has, once: a gRPC endpoint has
+    /// `grpc-timeout` for it.
     pub fn write(&self, elapsed: Duration, headers: &mut HeaderMap) {
         if self.own {
             headers.remove(WHOLE);
             headers.remove(PER_TRY);
         }
         let Some(expected) = [self.left(elapsed), self.per_try].into_iter().flatten().min() else { return };
-        let Told { expected, grpc, .. } = Told::of(expected);
-        headers.insert(EXPECTED, expected);
-        if self.grpc {
-            headers.insert(GRPC_TIMEOUT, grpc);
+        if !self.grpc {
+            headers.insert(EXPECTED, HeaderValue::from(whole_millis(expected)));
+            return;
         }
+        if self.told {
+            headers.remove(EXPECTED);
+        }
+        headers.insert(GRPC_TIMEOUT, grpc_timeout(expected));
     }
-}
-
-/// A time as both header fields say it.
-#[derive(Clone)]
-struct Told {
-    millis: u64,
-    expected: HeaderValue,
-    grpc: HeaderValue,
 }
 
 thread_local! {
-    /// What the last attempt was told: `perTryTimeout`, as a rule, for whole series of them.
-    static LAST: RefCell<Told> = RefCell::new(Told::new(Duration::ZERO));
+    /// What the last attempt was told, of how many milliseconds: `perTryTimeout`, as a rule, for whole series of them.
+    static LAST: RefCell<(u64, HeaderValue)> = RefCell::new((0, grpc::format_timeout(Duration::ZERO)));
 }
 
-impl Told {
-    fn new(time: Duration) -> Self {
-        let millis = whole_millis(time);
-        Self { millis, expected: HeaderValue::from(millis), grpc: grpc::format_timeout(time) }
-    }
-
-    fn of(time: Duration) -> Self {
-        LAST.with_borrow_mut(|last| {
-            if last.millis != whole_millis(time) {
-                *last = Self::new(time);
-            }
-            last.clone()
-        })
-    }
+fn grpc_timeout(time: Duration) -> HeaderValue {
+    let millis = whole_millis(time);
+    LAST.with_borrow_mut(|last| {
+        if last.0 != millis {
+            *last = (millis, grpc::format_timeout(time));
+        }
+        last.1.clone()
+    })
 }
 
 fn whole_millis(time: Duration) -> u64 {
@@ -121,6 +115,7 @@ impl<'h> Asked<'h> {
                 "grpc-timeout" => &mut asked.grpc,
                 "x-envoy-upstream-rq-timeout-ms" => &mut asked.whole,
                 "x-envoy-upstream-rq-per-try-timeout-ms" => &mut asked.per_try,
+                "x-envoy-expected-rq-timeout-ms" => &mut asked.expected,
                 _ => continue,
             };
             place.get_or_insert(value);

@@ -2,22 +2,18 @@
 
 use super::Conn;
 use super::exchange::Inform;
-use crate::addr::EndpointAddr;
 use crate::body::Body;
-use crate::connect::{Link, Way};
+use crate::connect::Way;
 use crate::destination::Target;
 use crate::error::Failure;
 use crate::http1;
 use crate::snapshot::Protocol;
 use crate::snapshot::policy::H2Upgrade;
 use crate::telemetry::Served;
-use crate::telemetry::access_log::Connected;
 use http::header::HOST;
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version, request};
 use std::future::poll_fn;
-use std::net::SocketAddr;
-use std::sync::Arc;
 
 /// Sends a request's head and body to an endpoint and waits for the response's head.
 ///
@@ -64,7 +60,7 @@ async fn attempt_http2(
     served: &mut Option<Served>,
 ) -> Result<Response<Body>, Failure> {
     let lease = conn.ctx.pools.http2(way).await?;
-    let local = over(conn, lease.link(), served);
+    served.iter_mut().zip(lease.link()).for_each(|(served, link)| served.over(link, way.to));
     let head = http2_head(parts)?;
     let mut call = lease.send(head, body).map_err(|(error, _)| error)?;
     served.iter_mut().for_each(Served::sent);
@@ -75,23 +71,7 @@ async fn attempt_http2(
             }
         })
     });
-    let mut response = response.await?;
-    name_ends(conn, way.to, local, &mut response);
-    Ok(response)
-}
-
-/// Tells whoever wants to know which connection it is; the agent's end, for the access log.
-fn over(conn: &Conn, link: Option<&Arc<Link>>, served: &mut Option<Served>) -> Option<SocketAddr> {
-    let link = link?;
-    served.iter_mut().for_each(|served| served.over(link));
-    if conn.ctx.log.is_on() { link.local() } else { None }
-}
-
-/// For the access log, if there is one.
-fn name_ends(conn: &Conn, endpoint: EndpointAddr, local: Option<SocketAddr>, response: &mut Response<Body>) {
-    if conn.ctx.log.is_on() {
-        response.extensions_mut().insert(Connected { endpoint: endpoint.addr(), local });
-    }
+    Ok(response.await?)
 }
 
 async fn attempt_http1(
@@ -103,7 +83,7 @@ async fn attempt_http1(
     served: &mut Option<Served>,
 ) -> Result<Response<Body>, Failure> {
     let sender = conn.ctx.pools.http1(way).await?;
-    let local = over(conn, sender.link(), served);
+    served.iter_mut().zip(sender.link()).for_each(|(served, link)| served.over(link, way.to));
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = parts.uri.clone();
@@ -122,7 +102,6 @@ async fn attempt_http1(
         http1::tunnel(client, endpoint);
     }
     http1::strip_hop_by_hop(response.headers_mut(), switched);
-    name_ends(conn, way.to, local, &mut response);
     Ok(response)
 }
 

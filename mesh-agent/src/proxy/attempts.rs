@@ -2,6 +2,7 @@
 
 use super::Conn;
 use super::attempt::attempt;
+use super::deadline::Nearer;
 use super::exchange::Inform;
 use crate::addr::EndpointAddr;
 use crate::balance::{ActiveRequest, Ask, Chosen, Ended, Priorities};
@@ -14,7 +15,7 @@ use crate::policy::timeout::Timeouts;
 use crate::snapshot::policy::Balancer;
 use crate::snapshot::route::{Hedge, RetryOn, RetryPolicy};
 use crate::telemetry::{Callee, Record, Served};
-use crate::time::{Alarm, Alarms, Nanos};
+use crate::time::{Alarms, Due, Nanos};
 use crate::{grpc, http1};
 use http::header::HeaderName;
 use http::{HeaderValue, Response, request};
@@ -52,6 +53,7 @@ pub(super) struct Attempts<'a> {
     pub(super) endpoint: Option<EndpointAddr>,
     /// Whose answers have not begun, and since when they are asked.
     pub(super) underway: SmallVec<[(Chosen, Nanos); 1]>,
+    pub(super) nearer: &'a Nearer,
 }
 
 /// An endpoint's answer.
@@ -153,8 +155,11 @@ impl Attempts<'_> {
         let result = {
             let sent =
                 attempt(self.conn, self.target, &way, self.parts, body, &mut self.upgrade, self.inform, &mut served);
-            within(&self.conn.ctx.alarms, self.timeouts.per_try.map(|limit| begun.plus(limit)), pin!(sent)).await
+            let end = self.timeouts.per_try.map(|limit| begun.plus(limit));
+            self.nearer.set(end);
+            within(&self.conn.ctx.alarms, end, pin!(sent)).await
         };
+        self.nearer.set(None);
         self.underway.clear();
         self.traced(endpoint, &result);
         let at = Nanos::now();
@@ -204,7 +209,7 @@ impl Attempts<'_> {
     pub(super) fn served(&self, active: ActiveRequest, begun: Nanos) -> Served {
         let mut served = Served::new(&self.record.series, active, begun, self.record.grpc);
         served.request(self.record.request_head, self.record.request.as_ref());
-        if self.record.tap.is_some() || self.record.trace.is_some() {
+        if self.record.tap.is_some() || self.record.trace.is_some() || self.record.log.is_some() {
             served.watch();
         }
         served
@@ -271,14 +276,15 @@ pub(super) async fn within(
     end: Option<Nanos>,
     mut sent: Pin<&mut impl Future<Output = Result<Response<Body>, Failure>>>,
 ) -> Result<Response<Body>, Failure> {
-    let mut alarm = None;
+    let mut due = end.map(|end| Due::new(alarms, end));
     poll_fn(|cx| {
         if let Poll::Ready(result) = sent.as_mut().poll(cx) {
             return Poll::Ready(result);
         }
-        let Some(end) = end else { return Poll::Pending };
-        let alarm: &mut Alarm = alarm.get_or_insert_with(|| alarms.set(end, cx));
-        alarm.poll(cx).map(|()| Err(Failure::PerTryTimeout))
+        match &mut due {
+            Some(due) => due.poll(cx).map(|()| Err(Failure::PerTryTimeout)),
+            None => Poll::Pending,
+        }
     })
     .await
 }

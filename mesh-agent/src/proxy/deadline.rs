@@ -2,7 +2,8 @@
 
 use crate::body::Replay;
 use crate::error::Failure;
-use crate::time::{Alarm, Alarms, Nanos};
+use crate::time::{Alarms, Due, Nanos};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,8 +18,12 @@ pub(super) struct Deadline {
     now: Nanos,
     /// The request's end was waited for.
     waited: bool,
-    alarm: Option<Alarm>,
+    /// `None`: the clock has not started.
+    due: Option<Due>,
 }
+
+/// When the attempt that runs has to end. While that is first, nobody waits for the request's own limit.
+pub(super) type Nearer = Cell<Option<Nanos>>;
 
 /// When the clock starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +36,18 @@ pub(super) enum Begin {
 
 impl Deadline {
     pub(super) fn new(limit: Option<Duration>, begin: Begin, now: Nanos) -> Self {
-        Self { limit, begin, now, waited: false, alarm: None }
+        Self { limit, begin, now, waited: false, due: None }
     }
 
-    fn poll_passed(&mut self, alarms: &Rc<Alarms>, request: Option<&Replay>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_passed(
+        &mut self,
+        alarms: &Rc<Alarms>,
+        request: Option<&Replay>,
+        nearer: &Nearer,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         let Some(limit) = self.limit else { return Poll::Pending };
-        if self.alarm.is_none()
+        if self.due.is_none()
             && self.begin == Begin::RequestEnd
             && request.is_some_and(|request| request.poll_ended(cx).is_pending())
         {
@@ -44,7 +55,8 @@ impl Deadline {
             return Poll::Pending;
         }
         let begin = || if self.waited { Nanos::now() } else { self.now };
-        self.alarm.get_or_insert_with(|| alarms.set(begin().plus(limit), cx)).poll(cx)
+        let due = self.due.get_or_insert_with(|| Due::new(alarms, begin().plus(limit)));
+        if nearer.get().is_some_and(|nearer| nearer <= due.at) { Poll::Pending } else { due.poll(cx) }
     }
 
     /// Runs `work` until the time is up; its owner drops it then, which cancels it at the endpoint.
@@ -52,19 +64,20 @@ impl Deadline {
         &mut self,
         alarms: &Rc<Alarms>,
         request: Option<&Replay>,
+        nearer: &Nearer,
         mut work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
     ) -> Result<T, Failure> {
         poll_fn(|cx| {
             if let Poll::Ready(result) = work.as_mut().poll(cx) {
                 return Poll::Ready(result);
             }
-            self.poll_passed(alarms, request, cx).map(|()| Err(Failure::Timeout))
+            self.poll_passed(alarms, request, nearer, cx).map(|()| Err(Failure::Timeout))
         })
         .await
     }
 
     /// The running clock, for the response's body.
-    pub(super) fn into_alarm(self) -> Option<Alarm> {
-        self.alarm
+    pub(super) fn into_due(self) -> Option<Due> {
+        self.due
     }
 }

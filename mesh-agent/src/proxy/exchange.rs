@@ -1,7 +1,7 @@
 //! One request, from its head to its response, whoever makes that.
 
 use super::attempts::{Answered, Attempts};
-use super::deadline::{Begin, Deadline};
+use super::deadline::{Begin, Deadline, Nearer};
 use super::trace::operation;
 use super::{Conn, gateway, mirror};
 use crate::addr::EndpointAddr;
@@ -18,7 +18,9 @@ use crate::snapshot::Protocol;
 use crate::snapshot::policy::Balancer;
 use crate::snapshot::route::{Action, BackendTo, Family, Forward, Route};
 use crate::telemetry::trace::Trace;
-use crate::telemetry::{Callee, DIRECT_RESPONSE, Head, Meter, Record, VIA_UPSTREAM, request_head, response_head};
+use crate::telemetry::{
+    Callee, DIRECT_RESPONSE, Head, Meter, Record, Served, VIA_UPSTREAM, request_head, response_head,
+};
 use crate::time::Nanos;
 use crate::{grpc, http1};
 use http::header::SET_COOKIE;
@@ -194,7 +196,7 @@ async fn forward_to(
         if web.is_some() || rewrite::changes(route, forward, backend) {
             log.head(parts);
         }
-        log.cluster(target.callee.cluster(), target.cluster.key());
+        log.cluster(&target.cluster_name);
     }
     if let Some(trace) = &mut answer.observed.record.trace {
         trace.cluster(&target.callee, target.cluster.key());
@@ -204,7 +206,7 @@ async fn forward_to(
     }
     let upgrade = http1::Upgrade::of_request(parts);
     let now = Nanos::now();
-    let mut deadline = Deadline::new(timeouts.whole, begin, now);
+    let (mut deadline, nearer) = (Deadline::new(timeouts.whole, begin, now), Nearer::default());
     let mut attempts = Attempts {
         conn,
         target: &target,
@@ -222,8 +224,9 @@ async fn forward_to(
         record: &mut answer.observed.record,
         endpoint: None,
         underway: SmallVec::new(),
+        nearer: &nearer,
     };
-    let result = deadline.limit(&ctx.alarms, replay.as_ref(), pin!(attempts.run(now))).await;
+    let result = deadline.limit(&ctx.alarms, replay.as_ref(), &nearer, pin!(attempts.run(now))).await;
     if matches!(result, Err(Failure::Timeout)) {
         attempts.timed_out();
     }
@@ -330,7 +333,7 @@ impl Answer {
 
     /// An endpoint's answer; the record follows its body to the end.
     fn endpoints(mut self, answered: Answered, deadline: Deadline) -> Response<Body> {
-        let Answered { mut response, served, at } = answered;
+        let Answered { response, served, at } = answered;
         let record = &mut self.observed.record;
         record.served = served;
         record.answered = Some(at);
@@ -341,13 +344,13 @@ impl Answer {
         record.read_grpc_status(response.headers());
         if let Some(log) = &mut record.log {
             log.answered(response.headers());
-            response.extensions_mut().remove().into_iter().for_each(|ends| log.connected(ends));
+            record.served.as_ref().and_then(Served::connected).into_iter().for_each(|ends| log.connected(ends));
         }
         if response.body().is_end() {
             record.complete = true;
             return response;
         }
         let observed = self.observed;
-        response.map(|body| observed.body(body, deadline.into_alarm()))
+        response.map(|body| observed.body(body, deadline.into_due()))
     }
 }

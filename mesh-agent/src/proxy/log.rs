@@ -4,7 +4,7 @@ use super::Conn;
 use crate::error::Failure;
 use crate::listen::Wants;
 use crate::snapshot::{PortKey, ServiceName};
-use crate::telemetry::access_log::Entry;
+use crate::telemetry::access_log::{self, Entry};
 use crate::telemetry::tap::Tapped;
 use crate::telemetry::{Callee, Passage};
 use crate::time::Nanos;
@@ -46,7 +46,7 @@ impl Conn {
             && *failure == Failure::UnknownHost
         {
             let port = PortKey::new(ServiceName::new("", name), self.wants.port());
-            entry.cluster(&name.into(), &port.into());
+            entry.cluster(&access_log::cluster(name, &port.into()));
         }
         self.ended_by(failure, &Callee::undeclared(name, None).into(), log);
     }

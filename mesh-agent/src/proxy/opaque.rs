@@ -122,7 +122,7 @@ pub(super) async fn serve(conn: &Rc<Conn>, target: &Target, mut client: Client, 
     conn.shown.set_speaks(Speaks::Opaque);
     let mut log = conn.opaque_entry(client.sni.as_ref());
     if let Some(log) = &mut log {
-        log.cluster(target.callee.cluster(), target.cluster.key());
+        log.cluster(&target.cluster_name);
     }
     let connected = match made {
         Some(connected) => Ok(connected),
@@ -229,7 +229,7 @@ pub(super) async fn serve_undeclared(conn: &Rc<Conn>, mut client: TcpStream) {
         Err(failure) => {
             let mut log = conn.opaque_entry(None);
             if let Some(log) = &mut log {
-                log.cluster(target.callee.cluster(), target.cluster.key());
+                log.cluster(&target.cluster_name);
             }
             failed(conn, &target, &failure, log);
             return forward::reset(&client);

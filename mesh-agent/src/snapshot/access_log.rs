@@ -5,9 +5,10 @@
 
 mod operator;
 
-pub use operator::{Field, FormatError, Named, Operator, Part, Portion, TimePart};
+pub use operator::{Common, Field, FormatError, Named, Operator, Own, Portion, TimePart};
 
 use http::HeaderName;
+use operator::Part;
 use serde::Serialize;
 use serde_yaml_ng::{Mapping, Value};
 use std::fmt;
@@ -71,7 +72,7 @@ pub enum Encoding {
 pub struct Format {
     encoding: Encoding,
     source: Arc<str>,
-    pub body: Layout,
+    pub pieces: Vec<Piece>,
     pub wanted: Wanted,
 }
 
@@ -83,23 +84,23 @@ pub struct Wanted {
     pub trailers: Vec<HeaderName>,
 }
 
-#[derive(Clone, Debug)]
-pub enum Layout {
-    Text(Vec<Part>),
-    Json(Vec<(Box<str>, Json)>),
+/// What a line is put together from. No two literals follow each other.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece {
+    Literal(Box<str>),
+    Value(Operator, Place),
 }
 
-/// A value of a JSON line. With it in its object goes what stands before it: bracket or comma, its key, and the quote that
-/// opens it where it may be a string.
-#[derive(Clone, Debug)]
-pub enum Json {
-    /// One operator alone keeps its type: a number, a string, or `null`.
-    Operator(Operator),
-    /// Text around operators is a string.
-    Parts(Vec<Part>),
-    Object(Vec<(Box<str>, Self)>),
-    /// A number or boolean, as JSON.
-    Constant(Box<str>),
+/// Where a value stands: it decides what is escaped, and what is written where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a line of text.
+    Text,
+    /// In a JSON string, beside other text.
+    Within,
+    /// A JSON value of its own, which keeps its type: a number, a string, or `null`. Before it stands the quote that opens
+    /// it should it be a string.
+    Alone,
 }
 
 impl Format {
@@ -108,31 +109,32 @@ impl Format {
     /// # Errors
     /// The first thing that is not understood.
     pub fn parse(encoding: Encoding, source: &str) -> Result<Self, FormatError> {
-        let mut wanted = Wanted::default();
-        let body = match encoding {
+        let (mut wanted, mut pieces) = (Wanted::default(), Pieces::default());
+        match encoding {
             Encoding::Text => {
                 let text = if source.is_empty() { TEXT } else { source };
-                let mut parts = operator::parse(text, &mut wanted)?;
+                let parts = operator::parse(text, &mut wanted)?;
                 // Istio adds what people forget; a line that ends in two would be two.
-                match parts.last_mut() {
-                    Some(Part::Literal(last)) if last.ends_with('\n') => {}
-                    _ => parts.push(Part::Literal("\n".into())),
+                let ends = matches!(parts.last(), Some(Part::Literal(last)) if last.ends_with('\n'));
+                parts.into_iter().for_each(|part| pieces.part(part, Place::Text));
+                if !ends {
+                    pieces.literal("\n");
                 }
-                Layout::Text(parts)
-            }
-            Encoding::Json if source.is_empty() => {
-                let value = |(key, text): (&'static str, &str)| Ok((key, json_text(text, &mut wanted)?));
-                let values = JSON.into_iter().map(value).collect::<Result<Vec<_>, FormatError>>()?;
-                Layout::Json(with_keys(values))
             }
             Encoding::Json => {
-                // JSON is YAML, and this parser keeps the keys in their order.
-                let object: Mapping =
-                    serde_yaml_ng::from_str(source).map_err(|e| FormatError::NotAnObject(e.to_string()))?;
-                Layout::Json(json_object(&object, &mut wanted)?)
+                if source.is_empty() {
+                    let values = JSON.into_iter().map(|(key, text)| (Value::from(key), Value::from(text)));
+                    pieces.object(&values.collect(), &mut wanted)?;
+                } else {
+                    // JSON is YAML, and this parser keeps the keys in their order.
+                    let object: Mapping =
+                        serde_yaml_ng::from_str(source).map_err(|e| FormatError::NotAnObject(e.to_string()))?;
+                    pieces.object(&object, &mut wanted)?;
+                }
+                pieces.literal("\n");
             }
-        };
-        Ok(Self { encoding, source: source.into(), body, wanted })
+        }
+        Ok(Self { encoding, source: source.into(), pieces: pieces.0, wanted })
     }
 }
 
@@ -142,7 +144,7 @@ impl Default for Format {
         Self::parse(Encoding::Text, "").unwrap_or_else(|_| Self {
             encoding: Encoding::Text,
             source: "".into(),
-            body: Layout::Text(Vec::new()),
+            pieces: Vec::new(),
             wanted: Wanted::default(),
         })
     }
@@ -166,72 +168,111 @@ impl Serialize for Format {
     }
 }
 
-fn json_object(object: &Mapping, wanted: &mut Wanted) -> Result<Vec<(Box<str>, Json)>, FormatError> {
-    let mut values = Vec::new();
-    for (key, value) in object {
-        let key = key.as_str().ok_or_else(|| FormatError::NotAnObject("a key is no string".to_owned()))?;
-        values.push((key, json_value(key, value, wanted)?));
-    }
-    Ok(with_keys(values))
-}
+/// A line in the making.
+#[derive(Default)]
+struct Pieces(Vec<Piece>);
 
-fn with_keys(values: Vec<(&str, Json)>) -> Vec<(Box<str>, Json)> {
-    let before = |at, key: &str, value: &Json| {
-        let bracket = if at == 0 { '{' } else { ',' };
-        let quote = if matches!(value, Json::Operator(_) | Json::Parts(_)) { "\"" } else { "" };
-        format!("{bracket}{}:{quote}", serde_json::Value::from(key)).into()
-    };
-    values.into_iter().enumerate().map(|(at, (key, value))| (before(at, key, &value), value)).collect()
-}
-
-fn json_value(key: &str, value: &Value, wanted: &mut Wanted) -> Result<Json, FormatError> {
-    match value {
-        Value::String(text) => json_text(text, wanted),
-        Value::Mapping(inner) => Ok(Json::Object(json_object(inner, wanted)?)),
-        Value::Number(number) => Ok(Json::Constant(number.to_string().into())),
-        Value::Bool(flag) => Ok(Json::Constant(flag.to_string().into())),
-        Value::Null => Ok(Json::Constant("null".into())),
-        Value::Sequence(_) | Value::Tagged(_) => {
-            Err(FormatError::NotAnObject(format!("{key}: a list is not possible")))
+impl Pieces {
+    fn literal(&mut self, text: &str) {
+        match self.0.last_mut() {
+            Some(Piece::Literal(before)) => *before = format!("{before}{text}").into(),
+            _ => self.0.push(Piece::Literal(text.into())),
         }
     }
+
+    fn part(&mut self, part: Part, place: Place) {
+        match part {
+            Part::Literal(text) if place == Place::Text => self.literal(&text),
+            Part::Literal(text) => {
+                let quoted = quoted(&text);
+                self.literal(quoted.get(1..quoted.len() - 1).unwrap_or_default());
+            }
+            Part::Operator(operator) => self.0.push(Piece::Value(operator, place)),
+        }
+    }
+
+    fn object(&mut self, object: &Mapping, wanted: &mut Wanted) -> Result<(), FormatError> {
+        self.literal("{");
+        for (at, (key, value)) in object.iter().enumerate() {
+            let key = key.as_str().ok_or_else(|| FormatError::NotAnObject("a key is no string".to_owned()))?;
+            self.literal(if at == 0 { "" } else { "," });
+            self.literal(&quoted(key));
+            self.literal(":");
+            match value {
+                Value::String(text) => self.text(text, wanted)?,
+                Value::Mapping(inner) => self.object(inner, wanted)?,
+                Value::Number(number) => self.literal(&number.to_string()),
+                Value::Bool(flag) => self.literal(&flag.to_string()),
+                Value::Null => self.literal("null"),
+                Value::Sequence(_) | Value::Tagged(_) => {
+                    return Err(FormatError::NotAnObject(format!("{key}: a list is not possible")));
+                }
+            }
+        }
+        self.literal("}");
+        Ok(())
+    }
+
+    /// A value that is a format string.
+    fn text(&mut self, text: &str, wanted: &mut Wanted) -> Result<(), FormatError> {
+        let parts = operator::parse(text, wanted)?;
+        self.literal("\"");
+        if let [Part::Operator(only)] = &parts[..] {
+            self.0.push(Piece::Value(only.clone(), Place::Alone));
+            return Ok(());
+        }
+        parts.into_iter().for_each(|part| self.part(part, Place::Within));
+        self.literal("\"");
+        Ok(())
+    }
 }
 
-fn json_text(text: &str, wanted: &mut Wanted) -> Result<Json, FormatError> {
-    let mut parts = operator::parse(text, wanted)?;
-    Ok(match (parts.pop(), parts.is_empty()) {
-        (Some(Part::Operator(only)), true) => Json::Operator(only),
-        (last, _) => {
-            parts.extend(last);
-            Json::Parts(parts)
-        }
-    })
+/// As JSON.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn values(format: &Format) -> Vec<Place> {
+        let place = |piece: &Piece| match piece {
+            Piece::Literal(_) => None,
+            Piece::Value(_, place) => Some(*place),
+        };
+        format.pieces.iter().filter_map(place).collect()
+    }
+
+    fn literals(format: &Format) -> Vec<&str> {
+        let mut literals = Vec::new();
+        for piece in &format.pieces {
+            if let Piece::Literal(text) = piece {
+                literals.push(&**text);
+            }
+        }
+        literals
+    }
+
     #[test]
     fn istios_own_lines_parse() {
         let text = Format::default();
-        let Layout::Text(parts) = &text.body else { panic!("{text:?}") };
-        assert_eq!(parts.iter().filter(|part| matches!(part, Part::Operator(_))).count(), 24);
+        assert_eq!(values(&text), [Place::Text; 24]);
         let wanted: Vec<_> = text.wanted.request.iter().map(HeaderName::as_str).collect();
         assert_eq!(wanted, ["x-envoy-original-path", "x-forwarded-for", "user-agent", "x-request-id"]);
         assert!(text.wanted.response.is_empty(), "the service time is ours to measure");
         let json = Format::parse(Encoding::Json, "").unwrap();
-        let Layout::Json(object) = &json.body else { panic!("{json:?}") };
-        assert!(object.iter().all(|(_, value)| matches!(value, Json::Operator(_))));
-        assert_eq!(object.len(), 24);
+        assert_eq!(values(&json), [Place::Alone; 24]);
+        assert_eq!(literals(&json)[..2], ["{\"start_time\":\"", ",\"route_name\":\""]);
     }
 
     #[test]
     fn a_json_format_keeps_its_order_and_may_nest() {
-        let source = r#"{"z": "%PROTOCOL%", "a": {"code": "%RESPONSE_CODE%", "text": "c=%RESPONSE_CODE%"}, "v": 2}"#;
+        let source = r#"{"z": "%PROTOCOL%", "a": {"code": "%RESPONSE_CODE%", "text": "\"c\"=%RESPONSE_CODE%."}, "v": 2, "e": {}}"#;
         let format = Format::parse(Encoding::Json, source).unwrap();
-        let Layout::Json(object) = &format.body else { panic!("{format:?}") };
-        assert_eq!(object.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), ["{\"z\":\"", ",\"a\":", ",\"v\":"]);
+        assert_eq!(values(&format), [Place::Alone, Place::Alone, Place::Within]);
+        let between = [r#"{"z":""#, r#","a":{"code":""#, r#","text":"\"c\"="#, ".\"},\"v\":2,\"e\":{}}\n"];
+        assert_eq!(literals(&format), between);
         assert!(Format::parse(Encoding::Json, "%PROTOCOL%").is_err());
         assert!(Format::parse(Encoding::Json, r#"{"a": ["x"]}"#).is_err());
     }

@@ -2,8 +2,8 @@
 //!
 //! Place in the path: the exchange asks its worker's [`Logger`] for an [`Entry`], which is off nearly always: one branch.
 //! What the entry has learnt by the end of its `Record` becomes a line in the worker's buffer; full buffers go through a
-//! bounded channel to one writer thread. Invariant: nothing here waits for the file; lines that find the channel full
-//! are dropped and counted.
+//! channel to one writer thread. Invariant: nothing here waits for the file; lines that find too many bytes under way are
+//! dropped and counted.
 
 mod address;
 mod entry;
@@ -16,9 +16,11 @@ pub use entry::{Connected, Entry};
 
 use crate::error::Flags;
 use crate::net::TcpInfo;
+use crate::snapshot::ClusterKey;
 use crate::snapshot::access_log::{AccessLogSettings, Format};
 use crate::time::{Nanos, WallClock};
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Cache};
+use render::Lines;
 use sink::Sink;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -28,8 +30,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Bytes of lines that a worker gathers before it hands them over.
-const GATHERED: usize = 128 << 10;
+/// Bytes of lines that a worker gathers before it hands them over: each time two threads change places, 20 µs in all.
+const GATHERED: usize = 256 << 10;
 /// What is set aside for the line that fills a buffer.
 const LINE: usize = 2 << 10;
 
@@ -39,7 +41,7 @@ pub struct AccessLog {
     on: AtomicBool,
     /// Where no Telemetry object speaks.
     default: AtomicBool,
-    active: ArcSwapOption<Active>,
+    active: Arc<ArcSwapOption<Active>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -50,11 +52,16 @@ struct Active {
     sink: Arc<Sink>,
 }
 
+/// What is in force, as a worker saw it last.
+type Seen = Cache<Arc<ArcSwapOption<Active>>, Option<Arc<Active>>>;
+
 /// One worker's way to the access log.
 #[derive(Debug)]
 pub struct Logger {
     log: Arc<AccessLog>,
+    active: RefCell<Seen>,
     gathered: RefCell<Gathered>,
+    lines: RefCell<Option<Lines>>,
     wall: Cell<WallClock>,
 }
 
@@ -66,15 +73,10 @@ struct Gathered {
     sink: Option<Arc<Sink>>,
 }
 
-/// How a request or connection ended; the rest is in its [`Entry`].
+/// The end of a request or connection; the rest is in its [`Entry`].
 #[derive(Clone, Debug)]
 pub struct Ended {
-    /// `None` where nothing was sent to the client.
-    pub code: Option<u16>,
-    pub grpc_status: Option<u8>,
-    pub flags: Flags,
-    /// Empty where there are none.
-    pub details: Cow<'static, str>,
+    pub how: How,
     pub duration: Duration,
     /// From the request's head to the response's.
     pub answered: Option<Duration>,
@@ -83,11 +85,27 @@ pub struct Ended {
     /// Body bytes, from the client's point of view: `sent` went to it.
     pub received: u64,
     pub sent: u64,
-    pub attempts: u32,
     /// The connection to the endpoint, where somebody looks at it.
     pub tcp: Option<TcpInfo>,
+}
+
+/// How it ended, as many others do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct How {
+    /// `None` where nothing was sent to the client.
+    pub code: Option<u16>,
+    pub grpc_status: Option<u8>,
+    pub flags: Flags,
+    /// Empty where there are none.
+    pub details: Cow<'static, str>,
+    pub attempts: u32,
     /// The route's name.
     pub route: Option<Arc<str>>,
+}
+
+/// What lines call a destination. `host`: of the Service, or what stands for one.
+pub fn cluster(host: &str, key: &ClusterKey) -> Arc<str> {
+    render::cluster(host, key.port.port, key.subset.as_deref())
 }
 
 impl AccessLog {
@@ -123,7 +141,7 @@ impl AccessLog {
         }
     }
 
-    /// Lines that found the channel full, or could not be written.
+    /// Lines that found too many under way, or could not be written.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
@@ -136,7 +154,8 @@ impl AccessLog {
 
 impl Logger {
     pub fn new(log: Arc<AccessLog>) -> Self {
-        Self { log, gathered: RefCell::default(), wall: Cell::new(WallClock::now()) }
+        let active = Cache::new(Arc::clone(&log.active)).into();
+        Self { log, active, gathered: RefCell::default(), lines: RefCell::default(), wall: Cell::new(WallClock::now()) }
     }
 
     pub fn is_on(&self) -> bool {
@@ -159,13 +178,15 @@ impl Logger {
         if !self.is_on() {
             return None;
         }
-        let active = self.log.active.load_full()?;
+        let active = self.active.borrow_mut().load().clone()?;
         Some(Box::new(Entry::new(Rc::clone(self), active, client, local, connection, started)))
     }
 
     /// Hands over what was gathered; called once a second, and when the worker ends.
     pub fn flush(&self) {
         self.wall.set(WallClock::now());
+        // What is no longer in force is not held.
+        self.active.borrow_mut().load();
         self.gathered.borrow_mut().hand_over();
     }
 
@@ -179,7 +200,13 @@ impl Logger {
         if gathered.bytes.capacity() == 0 {
             gathered.bytes.reserve_exact(GATHERED + LINE);
         }
-        render::line(&active.format, entry, ended, &mut gathered.bytes);
+        let mut lines = self.lines.borrow_mut();
+        if !lines.as_ref().is_some_and(|lines| lines.is_of(&active.format)) {
+            *lines = Some(Lines::new(&active.format));
+        }
+        if let Some(lines) = &mut *lines {
+            lines.line(entry, ended, &mut gathered.bytes);
+        }
         gathered.lines += 1;
         if gathered.bytes.len() >= GATHERED {
             gathered.hand_over();

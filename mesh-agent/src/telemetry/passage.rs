@@ -1,7 +1,7 @@
 //! What one opaque connection was.
 
 use super::Series;
-use super::access_log::{Ended, Entry};
+use super::access_log::{Ended, Entry, How};
 use super::series::Moved;
 use super::tap::Tapped;
 use crate::connect::Link;
@@ -62,19 +62,22 @@ impl Drop for Passage {
         if log.is_none() && self.tap.is_none() {
             return;
         }
-        let ended = Ended {
+        let how = How {
             code: None,
             grpc_status: None,
             flags: self.flags,
             details: self.details.into(),
+            attempts: 1,
+            route: None,
+        };
+        let ended = Ended {
+            how,
             duration: Nanos::now().since(self.shown.opened),
             answered: None,
             upstream: None,
             received: self.shown.received(),
             sent: self.shown.sent(),
-            attempts: 1,
             tcp: self.link.as_ref().filter(|_| self.tap.is_some()).map(|link| link.tcp()),
-            route: None,
         };
         if let Some(log) = log {
             log.end(&ended);

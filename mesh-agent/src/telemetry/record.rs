@@ -1,6 +1,6 @@
 //! What one exchange was.
 
-use super::access_log::{Ended, Entry};
+use super::access_log::{Ended, Entry, How};
 use super::attributes::Attributes;
 use super::series::Request;
 use super::tap::Tapped;
@@ -151,7 +151,7 @@ impl Record {
     fn ended(&self, duration: Duration, tcp: Option<TcpInfo>) -> Ended {
         let answered = self.answered_after();
         let reset = self.details.strip_prefix("upstream_reset_before_response_started").filter(|_| answered.is_some());
-        Ended {
+        let how = How {
             code: self.code.map(|code| code.as_u16()),
             grpc_status: self.grpc_status,
             flags: self.flags,
@@ -159,14 +159,17 @@ impl Record {
                 Some(how) => format!("upstream_reset_after_response_started{how}").into(),
                 None => self.details.into(),
             },
+            attempts: self.attempts,
+            route: self.route.as_ref().map(|route| Arc::clone(&route.name)),
+        };
+        Ended {
+            how,
             duration,
             answered,
             upstream: self.upstream_time(),
             received: self.received(),
             sent: self.response.bytes(),
-            attempts: self.attempts,
             tcp,
-            route: self.route.as_ref().map(|route| Arc::clone(&route.name)),
         }
     }
 }
@@ -178,7 +181,8 @@ impl Drop for Record {
         }
         let counted = self.counted();
         let served = self.served.take();
-        let tcp = served.as_ref().and_then(Served::tcp);
+        let looked_at = self.tap.is_some() || self.trace.is_some();
+        let tcp = served.as_ref().filter(|_| looked_at).and_then(Served::tcp);
         let attributes = Attributes::of(self);
         self.series.count(&counted, Some(&attributes));
         self.series.tally(self.route.as_ref(), &counted);

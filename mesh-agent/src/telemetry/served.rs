@@ -1,8 +1,10 @@
 //! One attempt of a request, as its endpoint saw it.
 
+use super::access_log::Connected;
 use super::attributes::Attributes;
 use super::series::Request;
 use super::{Meter, Series, response_head};
+use crate::addr::EndpointAddr;
 use crate::balance::ActiveRequest;
 use crate::connect::Link;
 use crate::error::{Failure, Flag, Flags};
@@ -35,7 +37,7 @@ pub struct Served {
     failed: bool,
     /// Somebody wants to know which connection it took.
     watched: bool,
-    link: Option<Arc<Link>>,
+    over: Option<(Arc<Link>, EndpointAddr)>,
 }
 
 impl Served {
@@ -56,25 +58,31 @@ impl Served {
             whole: None,
             failed: false,
             watched: false,
-            link: None,
+            over: None,
         }
     }
 
-    /// What the kernel knows of its connection will be asked for.
+    /// Its connection will be asked for.
     pub fn watch(&mut self) {
         self.watched = true;
     }
 
-    /// The connection that it takes.
-    pub fn over(&mut self, link: &Arc<Link>) {
+    /// The connection that it takes, and where it was dialled.
+    pub fn over(&mut self, link: &Arc<Link>, to: EndpointAddr) {
         if self.watched {
-            self.link = Some(Arc::clone(link));
+            self.over = Some((Arc::clone(link), to));
         }
+    }
+
+    /// The ends of its connection, if it was watched.
+    pub fn connected(&self) -> Option<Connected> {
+        let (link, to) = self.over.as_ref()?;
+        Some(Connected { endpoint: to.addr(), local: link.local() })
     }
 
     /// What the kernel knows of its connection.
     pub(super) fn tcp(&self) -> Option<TcpInfo> {
-        Some(self.link.as_ref()?.tcp())
+        Some(self.over.as_ref()?.0.tcp())
     }
 
     /// What the endpoint is sent.

@@ -31,6 +31,14 @@ pub struct Alarm {
     key: usize,
 }
 
+/// A moment that somebody may wait for; few come to it. Its alarm is set by the first poll.
+#[derive(Debug)]
+pub struct Due {
+    pub at: Nanos,
+    alarms: Rc<Alarms>,
+    alarm: Option<Alarm>,
+}
+
 /// Milliseconds of [`Nanos`].
 type Tick = u64;
 
@@ -114,6 +122,17 @@ impl Alarm {
         drop(ring);
         drop(former);
         Poll::Pending
+    }
+}
+
+impl Due {
+    pub fn new(alarms: &Rc<Alarms>, at: Nanos) -> Self {
+        Self { at, alarms: Rc::clone(alarms), alarm: None }
+    }
+
+    /// Ready once it is past; until then `cx` is whom it wakes.
+    pub fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        self.alarm.get_or_insert_with(|| self.alarms.set(self.at, cx)).poll(cx)
     }
 }
 
@@ -292,11 +311,10 @@ mod tests {
         let alarms = Rc::new(Alarms::new(Nanos::now()));
         let begun = Nanos::now();
         let wait = |wait| {
-            let (alarms, mut alarm) = (Rc::clone(&alarms), None);
+            let mut due = Due::new(&alarms, begun.plus(Duration::from_millis(wait)));
             async move {
-                let due = begun.plus(Duration::from_millis(wait));
-                std::future::poll_fn(|cx| alarm.get_or_insert_with(|| alarms.set(due, cx)).poll(cx)).await;
-                assert!(Nanos::now() >= due, "early");
+                std::future::poll_fn(|cx| due.poll(cx)).await;
+                assert!(Nanos::now() >= due.at, "early");
             }
         };
         // The second is due before what the ring waits for after the first.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const METRICS: &str = "127.0.0.1:7709";
 const PATIENCE: Duration = Duration::from_secs(20);
-/// 1 MiB of lines and 15 MiB of spans wait at most (ARCHITECTURE.md, Bounds), beside what requests under way take.
+/// 5 MiB of lines and 15 MiB of spans wait at most (ARCHITECTURE.md, Bounds), beside what requests under way take.
 const MOST_GROWTH: u64 = 64 << 20;
 
 /// The command line of `proxy`, after its configuration is written below `work`.
@@ -65,8 +65,8 @@ pub(super) fn tap(program: &str, work: &Path) -> Result<Process> {
     Ok(tap)
 }
 
-/// Lines that no log on its way takes: its buffers hold some 1,300. A smoke run's cells of small calls make more, too.
-const MANY_LINES: u64 = 5_000;
+/// Lines that no log on its way takes: some 7,000 wait. A smoke run's cells of small calls make more, too.
+const MANY_LINES: u64 = 15_000;
 
 /// Whether the row did what it is for: lines and spans were dropped, since nobody took them, and what waits is bounded.
 /// `written`: lines that were made in the window; `grown`: bytes of memory from its begin to its end.

@@ -3,9 +3,9 @@
 use super::Wanted;
 use http::HeaderName;
 
-/// A piece of a line.
+/// A piece of a format string.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Part {
+pub(super) enum Part {
     Literal(Box<str>),
     Operator(Operator),
 }
@@ -21,18 +21,43 @@ pub struct Operator {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Field {
     StartTime(Vec<TimePart>),
-    /// The second one where the first is absent.
-    Request(Named, Option<Named>),
-    /// Places in [`Wanted::response`].
-    Response(usize, Option<usize>),
-    /// A place in [`Wanted::trailers`].
-    Trailer(usize, Option<usize>),
+    Common(Common),
+    Own(Own),
+}
+
+/// What many requests have in common: those of one kind of caller at one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Common {
+    Method,
+    Authority,
     Protocol,
     ResponseCode,
     ResponseFlags,
     ResponseCodeDetails,
     ConnectionTerminationDetails,
     UpstreamTransportFailure,
+    AttemptCount,
+    UpstreamHost,
+    UpstreamCluster,
+    Upstream(Portion),
+    UpstreamLocal(Portion),
+    DownstreamLocal(Portion),
+    ServerName,
+    RouteName,
+    GrpcStatus,
+    GrpcStatusNumber,
+    Hostname,
+}
+
+/// What each request has of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Own {
+    /// The second one where the first is absent.
+    Request(Named, Option<Named>),
+    /// Places in [`Wanted::response`].
+    Response(usize, Option<usize>),
+    /// A place in [`Wanted::trailers`].
+    Trailer(usize, Option<usize>),
     BytesReceived,
     BytesSent,
     Duration,
@@ -42,19 +67,8 @@ pub enum Field {
     ResponseTxDuration,
     /// From the first attempt to the response's head.
     ServiceTime,
-    AttemptCount,
-    UpstreamHost,
-    UpstreamCluster,
-    Upstream(Portion),
-    UpstreamLocal(Portion),
-    DownstreamLocal(Portion),
     DownstreamRemote(Portion),
-    ServerName,
-    RouteName,
-    GrpcStatus,
-    GrpcStatusNumber,
     ConnectionId,
-    Hostname,
 }
 
 /// Which part of an address.
@@ -174,63 +188,74 @@ fn operator(command: &str, wanted: &mut Wanted) -> Result<Operator, FormatError>
         ("REQ", Some(names)) => {
             let (main, other) = either(names);
             let main = named(main, command, &mut wanted.request)?;
-            Field::Request(main, other.map(|name| named(name, command, &mut wanted.request)).transpose()?)
+            match (main, other.map(|name| named(name, command, &mut wanted.request)).transpose()?) {
+                (Named::Method, None) => Field::Common(Common::Method),
+                (Named::Authority, None) => Field::Common(Common::Authority),
+                (main, other) => Field::Own(Own::Request(main, other)),
+            }
         }
-        ("RESP", Some(":STATUS" | ":status")) => Field::ResponseCode,
-        ("RESP", Some(name)) if name.eq_ignore_ascii_case(SERVICE_TIME) => Field::ServiceTime,
+        ("RESP", Some(":STATUS" | ":status")) => Field::Common(Common::ResponseCode),
+        ("RESP", Some(name)) if name.eq_ignore_ascii_case(SERVICE_TIME) => Field::Own(Own::ServiceTime),
         ("RESP", Some(names)) => {
             let (main, other) = places(names, command, &mut wanted.response)?;
-            Field::Response(main, other)
+            Field::Own(Own::Response(main, other))
         }
         ("TRAILER", Some(names)) => {
             let (main, other) = places(names, command, &mut wanted.trailers)?;
-            Field::Trailer(main, other)
+            Field::Own(Own::Trailer(main, other))
         }
-        ("GRPC_STATUS", Some("NUMBER")) => Field::GrpcStatusNumber,
-        ("GRPC_STATUS", Some("CAMEL_STRING")) => Field::GrpcStatus,
+        ("GRPC_STATUS", Some("NUMBER")) => Field::Common(Common::GrpcStatusNumber),
+        ("GRPC_STATUS", Some("CAMEL_STRING")) => Field::Common(Common::GrpcStatus),
         (_, Some(_)) => return Err(unknown()),
-        (name, None) => plain(name).ok_or_else(unknown)?,
+        (name, None) => own(name).map(Field::Own).or_else(|| common(name).map(Field::Common)).ok_or_else(unknown)?,
     };
     Ok(Operator { field, most })
 }
 
-fn plain(name: &str) -> Option<Field> {
+fn own(name: &str) -> Option<Own> {
     use Portion::{Ip, Port, Whole};
     Some(match name {
-        "PROTOCOL" => Field::Protocol,
-        "RESPONSE_CODE" => Field::ResponseCode,
-        "RESPONSE_FLAGS" => Field::ResponseFlags,
-        "RESPONSE_CODE_DETAILS" => Field::ResponseCodeDetails,
-        "CONNECTION_TERMINATION_DETAILS" => Field::ConnectionTerminationDetails,
-        "UPSTREAM_TRANSPORT_FAILURE_REASON" => Field::UpstreamTransportFailure,
-        "BYTES_RECEIVED" => Field::BytesReceived,
-        "BYTES_SENT" => Field::BytesSent,
-        "DURATION" => Field::Duration,
-        "RESPONSE_DURATION" => Field::ResponseDuration,
-        "RESPONSE_TX_DURATION" => Field::ResponseTxDuration,
-        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Field::AttemptCount,
-        "UPSTREAM_HOST" => Field::UpstreamHost,
-        "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => Field::UpstreamCluster,
-        "UPSTREAM_REMOTE_ADDRESS" => Field::Upstream(Whole),
-        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Field::Upstream(Ip),
-        "UPSTREAM_REMOTE_PORT" => Field::Upstream(Port),
-        "UPSTREAM_LOCAL_ADDRESS" => Field::UpstreamLocal(Whole),
-        "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Field::UpstreamLocal(Ip),
-        "UPSTREAM_LOCAL_PORT" => Field::UpstreamLocal(Port),
-        "DOWNSTREAM_LOCAL_ADDRESS" => Field::DownstreamLocal(Whole),
-        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Field::DownstreamLocal(Ip),
-        "DOWNSTREAM_LOCAL_PORT" => Field::DownstreamLocal(Port),
-        "DOWNSTREAM_REMOTE_ADDRESS" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => Field::DownstreamRemote(Whole),
+        "BYTES_RECEIVED" => Own::BytesReceived,
+        "BYTES_SENT" => Own::BytesSent,
+        "DURATION" => Own::Duration,
+        "RESPONSE_DURATION" => Own::ResponseDuration,
+        "RESPONSE_TX_DURATION" => Own::ResponseTxDuration,
+        "DOWNSTREAM_REMOTE_ADDRESS" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => Own::DownstreamRemote(Whole),
         "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => {
-            Field::DownstreamRemote(Ip)
+            Own::DownstreamRemote(Ip)
         }
-        "DOWNSTREAM_REMOTE_PORT" | "DOWNSTREAM_DIRECT_REMOTE_PORT" => Field::DownstreamRemote(Port),
-        "REQUESTED_SERVER_NAME" => Field::ServerName,
-        "ROUTE_NAME" => Field::RouteName,
-        "GRPC_STATUS" => Field::GrpcStatus,
-        "GRPC_STATUS_NUMBER" => Field::GrpcStatusNumber,
-        "CONNECTION_ID" => Field::ConnectionId,
-        "HOSTNAME" => Field::Hostname,
+        "DOWNSTREAM_REMOTE_PORT" | "DOWNSTREAM_DIRECT_REMOTE_PORT" => Own::DownstreamRemote(Port),
+        "CONNECTION_ID" => Own::ConnectionId,
+        _ => return None,
+    })
+}
+
+fn common(name: &str) -> Option<Common> {
+    use Portion::{Ip, Port, Whole};
+    Some(match name {
+        "PROTOCOL" => Common::Protocol,
+        "RESPONSE_CODE" => Common::ResponseCode,
+        "RESPONSE_FLAGS" => Common::ResponseFlags,
+        "RESPONSE_CODE_DETAILS" => Common::ResponseCodeDetails,
+        "CONNECTION_TERMINATION_DETAILS" => Common::ConnectionTerminationDetails,
+        "UPSTREAM_TRANSPORT_FAILURE_REASON" => Common::UpstreamTransportFailure,
+        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Common::AttemptCount,
+        "UPSTREAM_HOST" => Common::UpstreamHost,
+        "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => Common::UpstreamCluster,
+        "UPSTREAM_REMOTE_ADDRESS" => Common::Upstream(Whole),
+        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Common::Upstream(Ip),
+        "UPSTREAM_REMOTE_PORT" => Common::Upstream(Port),
+        "UPSTREAM_LOCAL_ADDRESS" => Common::UpstreamLocal(Whole),
+        "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Common::UpstreamLocal(Ip),
+        "UPSTREAM_LOCAL_PORT" => Common::UpstreamLocal(Port),
+        "DOWNSTREAM_LOCAL_ADDRESS" => Common::DownstreamLocal(Whole),
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Common::DownstreamLocal(Ip),
+        "DOWNSTREAM_LOCAL_PORT" => Common::DownstreamLocal(Port),
+        "REQUESTED_SERVER_NAME" => Common::ServerName,
+        "ROUTE_NAME" => Common::RouteName,
+        "GRPC_STATUS" => Common::GrpcStatus,
+        "GRPC_STATUS_NUMBER" => Common::GrpcStatusNumber,
+        "HOSTNAME" => Common::Hostname,
         _ => return None,
     })
 }
@@ -317,8 +342,8 @@ mod tests {
     fn operators_are_told_apart_from_text() {
         let mut wanted = Wanted::default();
         let parts = parse("100%% %REQ(X-A?:PATH):7%|%REQ(x-a)%", &mut wanted).unwrap();
-        let header = |most| Part::Operator(Operator { field: Field::Request(Named::Header(0), None), most });
-        let first = Field::Request(Named::Header(0), Some(Named::Path));
+        let header = |most| Part::Operator(Operator { field: Field::Own(Own::Request(Named::Header(0), None)), most });
+        let first = Field::Own(Own::Request(Named::Header(0), Some(Named::Path)));
         assert_eq!(
             parts,
             [

@@ -1,11 +1,11 @@
 //! What one line is made of, as it becomes known.
 
 use super::{Active, Ended, Logger};
-use crate::snapshot::ClusterKey;
 use crate::snapshot::cel::Expression;
 use crate::time::Nanos;
 use http::header::HOST;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
 use smallvec::SmallVec;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -17,40 +17,53 @@ pub(super) type Values = SmallVec<[Option<HeaderValue>; 4]>;
 /// The same where Istio's own formats want nothing.
 pub(super) type Few = Vec<Option<HeaderValue>>;
 
-/// A request or opaque connection while it lasts.
+/// A request or opaque connection while it lasts. Nothing in it is copied: it shares all with the request.
 #[derive(Debug)]
 pub struct Entry {
     logger: Rc<Logger>,
     pub(super) active: Arc<Active>,
-    pub(super) started: SystemTime,
-    pub(super) connection: u64,
     /// Which requests it is about, once they ended.
     filter: Option<Expression>,
+    pub(super) kind: Kind,
+    pub(super) started: SystemTime,
+    pub(super) connection: u64,
     pub(super) client: SocketAddr,
-    pub(super) local: SocketAddr,
-    /// `None`: an opaque connection.
-    pub(super) head: Option<Head>,
-    pub(super) server_name: Option<Arc<str>>,
-    /// Host and cluster that were chosen.
-    pub(super) cluster: Option<(Arc<str>, ClusterKey)>,
-    pub(super) endpoint: Option<SocketAddr>,
-    pub(super) endpoint_local: Option<SocketAddr>,
+    pub(super) scheme: Option<Scheme>,
+    pub(super) path: Option<PathAndQuery>,
+    pub(super) request: Values,
     pub(super) response: Few,
     pub(super) trailers: Few,
 }
 
-/// A request's head. Everything in it is shared with the request, nothing copied.
-#[derive(Debug)]
-pub(super) struct Head {
-    pub(super) method: Method,
-    pub(super) uri: Uri,
-    pub(super) version: Version,
-    /// Where the target names no authority.
-    pub(super) host: Option<HeaderValue>,
-    pub(super) fields: Values,
+/// What it has in common with others.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Kind {
+    pub(super) local: SocketAddr,
+    pub(super) server_name: Option<Arc<str>>,
+    /// What was chosen, by Envoy's name ([`super::cluster`]).
+    pub(super) cluster: Option<Arc<str>>,
+    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) endpoint_local: Option<SocketAddr>,
+    /// `None`: an opaque connection.
+    pub(super) asked: Option<Asked>,
 }
 
-/// The two ends of the connection that answered: travels with a response, only while the log is on.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Asked {
+    pub(super) method: Method,
+    pub(super) version: Version,
+    pub(super) host: Host,
+}
+
+/// Whom a request asks, as it spells it.
+#[derive(Clone, Debug)]
+pub(super) enum Host {
+    Authority(Authority),
+    Field(HeaderValue),
+    None,
+}
+
+/// The two ends of the connection that answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Connected {
     pub endpoint: SocketAddr,
@@ -67,19 +80,18 @@ impl Entry {
         connection: u64,
         started: Nanos,
     ) -> Self {
+        let (server_name, cluster, endpoint, endpoint_local, asked) = Default::default();
         Self {
             started: logger.wall.get().at(started),
             logger,
             active,
-            connection,
             filter: None,
+            kind: Kind { local, server_name, cluster, endpoint, endpoint_local, asked },
+            connection,
             client,
-            local,
-            head: None,
-            server_name: None,
-            cluster: None,
-            endpoint: None,
-            endpoint_local: None,
+            scheme: None,
+            path: None,
+            request: Values::new(),
             response: Few::new(),
             trailers: Few::new(),
         }
@@ -87,13 +99,15 @@ impl Entry {
 
     /// The request as it came, and again as it goes to the endpoint: like Envoy, the log shows it after its rewrites.
     pub fn head(&mut self, parts: &request::Parts) {
-        self.head = Some(Head {
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            version: parts.version,
-            host: if parts.uri.authority().is_none() { parts.headers.get(HOST).cloned() } else { None },
-            fields: values(&self.active.format.wanted.request, &parts.headers),
-        });
+        let host = match (parts.uri.authority(), parts.headers.get(HOST)) {
+            (Some(authority), _) => Host::Authority(authority.clone()),
+            (None, Some(host)) => Host::Field(host.clone()),
+            (None, None) => Host::None,
+        };
+        self.kind.asked = Some(Asked { method: parts.method.clone(), version: parts.version, host });
+        self.scheme = parts.uri.scheme().cloned();
+        self.path = parts.uri.path_and_query().cloned();
+        self.request = values(&self.active.format.wanted.request, &parts.headers);
     }
 
     pub fn set_filter(&mut self, filter: Option<Expression>) {
@@ -105,24 +119,24 @@ impl Entry {
     }
 
     pub fn server_name(&mut self, name: Option<&Arc<str>>) {
-        self.server_name = name.cloned();
+        self.kind.server_name = name.cloned();
     }
 
-    /// `host`: of the Service, or what stands for one.
-    pub fn cluster(&mut self, host: &Arc<str>, key: &ClusterKey) {
-        self.cluster = Some((Arc::clone(host), key.clone()));
+    /// `name`: as [`super::cluster`] makes it.
+    pub fn cluster(&mut self, name: &Arc<str>) {
+        self.kind.cluster = Some(Arc::clone(name));
     }
 
     /// An attempt begins; the last one counts.
     pub fn asks(&mut self, endpoint: SocketAddr) {
-        self.endpoint = Some(endpoint);
-        self.endpoint_local = None;
+        self.kind.endpoint = Some(endpoint);
+        self.kind.endpoint_local = None;
     }
 
     /// Of hedged attempts, the one that won.
     pub fn connected(&mut self, ends: Connected) {
-        self.endpoint = Some(ends.endpoint);
-        self.endpoint_local = ends.local;
+        self.kind.endpoint = Some(ends.endpoint);
+        self.kind.endpoint_local = ends.local;
     }
 
     /// The head of the response, whoever made it.
@@ -140,6 +154,49 @@ impl Entry {
     }
 }
 
-fn values<V: FromIterator<Option<HeaderValue>>>(names: &[HeaderName], headers: &HeaderMap) -> V {
-    names.iter().map(|name| headers.get(name).cloned()).collect()
+impl Kind {
+    /// To be kept: it holds nothing of the buffer in which the request came.
+    pub(super) fn kept(&self) -> Self {
+        let mut kept = self.clone();
+        if let Some(asked) = &mut kept.asked {
+            asked.host = HeaderValue::from_bytes(asked.host.as_bytes()).map_or(Host::None, Host::Field);
+        }
+        kept
+    }
+}
+
+impl Host {
+    /// Empty where the request names none.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Authority(authority) => authority.as_str().as_bytes(),
+            Self::Field(host) => host.as_bytes(),
+            Self::None => b"",
+        }
+    }
+}
+
+/// By its spelling: to `Authority` upper and lower case are the same.
+impl PartialEq for Host {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+/// One pass over what is there: each look-up would hash a name, and there are few of both.
+fn values<V: FromIterator<Option<HeaderValue>> + AsMut<[Option<HeaderValue>]>>(
+    names: &[HeaderName],
+    headers: &HeaderMap,
+) -> V {
+    let mut values: V = names.iter().map(|_| None).collect();
+    if !names.is_empty() {
+        for (name, value) in headers {
+            if let Some((_, place)) = names.iter().zip(values.as_mut()).find(|(wanted, _)| *wanted == name)
+                && place.is_none()
+            {
+                *place = Some(value.clone());
+            }
+        }
+    }
+    values
 }

@@ -4,7 +4,21 @@ use std::io::Write as _;
 
 /// Escapes `out` from `from` on for a line of text; bytes that are no UTF-8 become `\xNN`.
 pub(super) fn text(out: &mut Vec<u8>, from: usize) {
-    let Some(raw) = unsafe_tail(out, from) else { return };
+    if !is_plain(out.get(from..).unwrap_or_default()) {
+        escape_text(out, from);
+    }
+}
+
+/// The same for a JSON string (RFC 8259 §7); bytes that are no UTF-8 become U+FFFD: JSON has no way to say them.
+pub(super) fn json(out: &mut Vec<u8>, from: usize) {
+    if !is_plain(out.get(from..).unwrap_or_default()) {
+        escape_json(out, from);
+    }
+}
+
+#[cold]
+fn escape_text(out: &mut Vec<u8>, from: usize) {
+    let raw = out.split_off(from);
     for chunk in raw.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
@@ -18,9 +32,9 @@ pub(super) fn text(out: &mut Vec<u8>, from: usize) {
     }
 }
 
-/// The same for a JSON string (RFC 8259 §7); bytes that are no UTF-8 become U+FFFD: JSON has no way to say them.
-pub(super) fn json(out: &mut Vec<u8>, from: usize) {
-    let Some(raw) = unsafe_tail(out, from) else { return };
+#[cold]
+fn escape_json(out: &mut Vec<u8>, from: usize) {
+    let raw = out.split_off(from);
     for c in String::from_utf8_lossy(&raw).chars() {
         match c {
             c if ends_lines(c) && short(c).is_none() => {
@@ -30,11 +44,6 @@ pub(super) fn json(out: &mut Vec<u8>, from: usize) {
             c => put(c, out),
         }
     }
-}
-
-/// Cuts the tail off where it is not plain.
-fn unsafe_tail(out: &mut Vec<u8>, from: usize) -> Option<Vec<u8>> {
-    (!is_plain(out.get(from..)?)).then(|| out.split_off(from))
 }
 
 /// Printable ASCII without quotes and backslashes. Eight bytes at a time; the last eight may overlap those before.

@@ -1,19 +1,25 @@
-//! Entries as lines. Pure.
+//! Entries as lines.
+//!
+//! Most of a line is the same in the next one of its kind: it is kept, with a hole wherever a request has something of
+//! its own. Invariant: a line is the same whether its kind was seen before or not.
 
-use super::entry::{Entry, Head};
-use super::{Ended, address, escape, time};
+use super::entry::{Entry, Kind};
+use super::{Ended, How, address, escape, time};
 use crate::error::{Flags, NO_FILTER_CHAIN};
 use crate::grpc;
-use crate::snapshot::ClusterKey;
-use crate::snapshot::access_log::{Field, Format, Json, Layout, Named, Operator, Part, Portion, TimePart};
+use crate::snapshot::access_log::{Common, Field, Format, Named, Operator, Own, Piece, Place, Portion, TimePart};
 use http::{HeaderValue, Version};
+use rustc_hash::FxHasher;
+use std::hash::Hasher;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 /// Longest value, bytes: what one request can make of the writer's queue is bounded.
 const LONGEST: usize = 8 << 10;
+/// Kinds that one worker remembers: endpoints by callers, nearly. Some 1 KiB each.
+const KINDS: usize = 64;
 /// Istio's names for destinations that nobody declared, and for the route to them.
 const PASSTHROUGH: &str = "PassthroughCluster";
 const BLACK_HOLE: &str = "BlackHoleCluster";
@@ -21,122 +27,172 @@ const ALLOW_ANY: &str = "allow_any";
 
 static HOSTNAME: LazyLock<String> = LazyLock::new(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
 
+/// Lines of one format.
+#[derive(Debug)]
+pub(super) struct Lines {
+    format: Arc<Format>,
+    /// Each kind has one place, which it shares with others.
+    kinds: Box<[Option<Template>]>,
+    clock: Clock,
+}
+
+/// A line with holes.
+#[derive(Debug)]
+struct Template {
+    kind: Kind,
+    how: How,
+    text: Vec<u8>,
+    /// Place in the text, place among the format's pieces.
+    holes: Vec<(usize, usize)>,
+}
+
+/// The time that was written last: at a hundred requests in a millisecond most say the same.
+#[derive(Debug, Default)]
+struct Clock {
+    piece: usize,
+    /// It holds from here, nanoseconds since 1970, for so long; zero: there is none.
+    from: u64,
+    lasts: u64,
+    /// As it stands in its place.
+    text: Vec<u8>,
+}
+
 /// What an operator comes to; what is made of several things is made where it is written.
 enum Value<'a> {
     Absent,
     Number(u64),
+    /// It may hold whatever a client, or whoever wrote the configuration, likes.
     Text(&'a [u8]),
+    /// There is nothing in it to escape.
+    Plain(&'a str),
     /// A number that JSON shows as a string: to Envoy it is a header field.
     Digits(u64),
     Flags(Flags),
-    Time(&'a [TimePart], SystemTime),
     Address(SocketAddr),
     Ip(IpAddr),
-    /// `outbound|PORT|SUBSET|HOST`
-    Cluster(&'a str, &'a ClusterKey),
 }
 
-/// Appends one line, which ends in the only line feed it has unless the format has more.
-pub(super) fn line(format: &Format, entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
-    match &format.body {
-        Layout::Text(parts) => parts.iter().for_each(|part| match part {
-            Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
-            Part::Operator(operator) => {
-                let from = out.len();
-                value_or_dash(operator, entry, ended, out);
-                escape::text(out, from);
+impl Lines {
+    pub(super) fn new(format: &Arc<Format>) -> Self {
+        let kinds = std::iter::repeat_with(|| None).take(KINDS).collect();
+        Self { format: Arc::clone(format), kinds, clock: Clock::default() }
+    }
+
+    pub(super) fn is_of(&self, format: &Arc<Format>) -> bool {
+        Arc::ptr_eq(&self.format, format)
+    }
+
+    /// Appends one line, which ends in the only line feed it has unless the format has more.
+    pub(super) fn line(&mut self, entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
+        let Some(place) = self.kinds.get_mut(place(&entry.kind, &ended.how)) else { return };
+        let known = place.take_if(|known| known.kind != entry.kind || known.how != ended.how);
+        drop(known);
+        let template = place.get_or_insert_with(|| Template::new(&self.format, &entry.kind, &ended.how));
+        let mut from = 0;
+        for (until, at) in &template.holes {
+            out.extend_from_slice(template.text.get(from..*until).unwrap_or_default());
+            from = *until;
+            let Some(Piece::Value(Operator { field, most }, place)) = self.format.pieces.get(*at) else { continue };
+            match field {
+                Field::Own(own) => put(&of_own(own, entry, ended), *place, *most, out),
+                Field::StartTime(parts) => self.clock.put(*at, parts, entry.started, *place, *most, out),
+                // It is in the text.
+                Field::Common(_) => {}
             }
-        }),
-        Layout::Json(object) => {
-            json_object(object, entry, ended, out);
-            out.push(b'\n');
         }
+        out.extend_from_slice(template.text.get(from..).unwrap_or_default());
     }
 }
 
-fn json_object(object: &[(Box<str>, Json)], entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
-    for (before, of) in object {
-        out.extend_from_slice(before.as_bytes());
-        let from = out.len();
-        match of {
-            Json::Operator(operator) => match of_field(&operator.field, entry, ended) {
-                Value::Absent => {
-                    unquote(out);
-                    out.extend_from_slice(b"null");
-                }
-                Value::Number(number) => {
-                    unquote(out);
-                    digits(number, out);
-                }
-                value => {
-                    write(&value, most(operator), out);
-                    if value.is_free() {
-                        escape::json(out, from);
-                    }
-                    out.push(b'"');
-                }
-            },
-            Json::Parts(parts) => {
-                parts.iter().for_each(|part| match part {
-                    Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
-                    Part::Operator(operator) => value_or_dash(operator, entry, ended, out),
-                });
-                escape::json(out, from);
-                out.push(b'"');
+/// By what tells kinds apart as a rule: connection, method, code and route.
+fn place(kind: &Kind, how: &How) -> usize {
+    let port = |of: Option<SocketAddr>| u64::from(of.map_or(0, |addr| addr.port()));
+    let method = kind.asked.as_ref().and_then(|asked| asked.method.as_str().bytes().next()).unwrap_or(0);
+    let route = how.route.as_ref().map_or(0, |route| route.as_ptr().addr());
+    let ports = port(kind.endpoint) << 16 | port(kind.endpoint_local);
+    let mut hasher = FxHasher::default();
+    hasher.write_u64(u64::from(method) << 48 | u64::from(how.code.unwrap_or(0)) << 32 | ports);
+    hasher.write_usize(route);
+    (hasher.finish() % KINDS as u64) as usize
+}
+
+impl Template {
+    fn new(format: &Format, kind: &Kind, how: &How) -> Self {
+        let (mut text, mut holes) = (Vec::new(), Vec::new());
+        for (at, piece) in format.pieces.iter().enumerate() {
+            match piece {
+                Piece::Literal(literal) => text.extend_from_slice(literal.as_bytes()),
+                Piece::Value(operator, place) => match &operator.field {
+                    Field::Common(common) => put(&of_common(*common, kind, how), *place, operator.most, &mut text),
+                    Field::Own(_) | Field::StartTime(_) => holes.push((text.len(), at)),
+                },
             }
-            Json::Object(inner) => json_object(inner, entry, ended, out),
-            Json::Constant(constant) => out.extend_from_slice(constant.as_bytes()),
         }
+        Self { kind: kind.kept(), how: how.clone(), text, holes }
     }
-    out.extend_from_slice(if object.is_empty() { b"{}" } else { b"}" });
+}
+
+impl Clock {
+    /// `piece`: the operator's place in its format.
+    fn put(
+        &mut self,
+        piece: usize,
+        parts: &[TimePart],
+        moment: SystemTime,
+        place: Place,
+        most: Option<usize>,
+        out: &mut Vec<u8>,
+    ) {
+        let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        if self.piece != piece || now.wrapping_sub(self.from) >= self.lasts {
+            let lasts = time::resolution(parts);
+            (self.piece, self.from, self.lasts) = (piece, now - now % lasts, lasts);
+            let mut text = Vec::new();
+            time::write(parts, since, &mut text);
+            self.text.clear();
+            put(&Value::Text(&text), place, most, &mut self.text);
+        }
+        out.extend_from_slice(&self.text);
+    }
+}
+
+/// Appends a value as it stands in its place, no longer than `most` before it is escaped; numbers are never cut.
+fn put(value: &Value<'_>, place: Place, most: Option<usize>, out: &mut Vec<u8>) {
+    let from = out.len();
+    match (value, place) {
+        (Value::Absent, Place::Alone) => {
+            unquote(out);
+            return out.extend_from_slice(b"null");
+        }
+        (Value::Absent, _) => return out.push(b'-'),
+        (Value::Number(number), Place::Alone) => {
+            unquote(out);
+            return digits(*number, out);
+        }
+        (Value::Number(number), _) => return digits(*number, out),
+        (Value::Text(bytes), _) => out.extend_from_slice(bytes),
+        (Value::Plain(text), _) => out.extend_from_slice(text.as_bytes()),
+        (Value::Digits(number), _) => digits(*number, out),
+        // Writing to a Vec does not fail.
+        (Value::Flags(flags), _) => drop(write!(out, "{flags}")),
+        (Value::Address(addr), _) => address::write(*addr, out),
+        (Value::Ip(addr), _) => address::write_ip(*addr, out),
+    }
+    out.truncate(from.saturating_add(most.unwrap_or(LONGEST).min(LONGEST)));
+    match (value, place) {
+        (Value::Text(_), Place::Text) => escape::text(out, from),
+        (Value::Text(_), _) => escape::json(out, from),
+        _ => {}
+    }
+    if place == Place::Alone {
+        out.push(b'"');
+    }
 }
 
 /// Most values are strings: the quote stands there already.
 fn unquote(out: &mut Vec<u8>) {
     out.pop();
-}
-
-fn value_or_dash(operator: &Operator, entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
-    match of_field(&operator.field, entry, ended) {
-        Value::Absent => out.push(b'-'),
-        value => write(&value, most(operator), out),
-    }
-}
-
-fn most(operator: &Operator) -> usize {
-    operator.most.unwrap_or(LONGEST).min(LONGEST)
-}
-
-/// The value as it is, without escapes, and no longer than `most`; numbers are never cut.
-fn write(value: &Value<'_>, most: usize, out: &mut Vec<u8>) {
-    let from = out.len();
-    match value {
-        Value::Absent => {}
-        Value::Number(number) => return digits(*number, out),
-        Value::Text(bytes) => out.extend_from_slice(bytes),
-        Value::Digits(number) => digits(*number, out),
-        // Writing to a Vec does not fail.
-        Value::Flags(flags) => drop(write!(out, "{flags}")),
-        Value::Time(parts, at) => time::write(parts, *at, out),
-        Value::Address(addr) => address::write(*addr, out),
-        Value::Ip(addr) => address::write_ip(*addr, out),
-        Value::Cluster(host, key) => {
-            out.extend_from_slice(b"outbound|");
-            digits(key.port.port.into(), out);
-            out.push(b'|');
-            out.extend_from_slice(key.subset.as_deref().unwrap_or_default().as_bytes());
-            out.push(b'|');
-            out.extend_from_slice(host.as_bytes());
-        }
-    }
-    out.truncate(from.saturating_add(most));
-}
-
-impl Value<'_> {
-    /// It may hold whatever a client, or whoever wrote the configuration, likes.
-    fn is_free(&self) -> bool {
-        matches!(self, Self::Text(_) | Self::Cluster(..))
-    }
 }
 
 fn digits(number: u64, out: &mut Vec<u8>) {
@@ -146,80 +202,75 @@ fn digits(number: u64, out: &mut Vec<u8>) {
     }
 }
 
-fn of_field<'a>(field: &'a Field, entry: &'a Entry, ended: &'a Ended) -> Value<'a> {
-    let head = entry.head.as_ref();
+fn of_common<'a>(field: Common, kind: &'a Kind, how: &'a How) -> Value<'a> {
+    let asked = kind.asked.as_ref();
     match field {
-        Field::StartTime(parts) => Value::Time(parts, entry.started),
-        Field::Request(main, other) => {
-            let of = |name: &Named| named(name, head?);
-            bytes(of(main).or_else(|| other.as_ref().and_then(of)))
+        // A token (RFC 9110 §9.1).
+        Common::Method => asked.map_or(Value::Absent, |asked| Value::Plain(asked.method.as_str())),
+        Common::Authority => asked.map_or(Value::Absent, |asked| text(Some(asked.host.as_bytes()))),
+        Common::Protocol => asked.and_then(|asked| protocol(asked.version)).map_or(Value::Absent, Value::Plain),
+        Common::ResponseCode => Value::Number(u64::from(how.code.unwrap_or(0))),
+        Common::ResponseFlags if how.flags == Flags::NONE => Value::Plain("-"),
+        Common::ResponseFlags => Value::Flags(how.flags),
+        // Of responses: a connection has none. Of connections Envoy tells no more than this one.
+        Common::ResponseCodeDetails => {
+            some(Some(&*how.details).filter(|details| asked.is_some() || *details == NO_FILTER_CHAIN))
         }
-        Field::Response(main, other) => either(&entry.response, *main, *other),
-        Field::Trailer(main, other) => either(&entry.trailers, *main, *other),
-        Field::Protocol => some(head.and_then(|head| protocol(head.version))),
-        Field::ResponseCode => Value::Number(u64::from(ended.code.unwrap_or(0))),
-        Field::ResponseFlags if ended.flags == Flags::NONE => some(Some("-")),
-        Field::ResponseFlags => Value::Flags(ended.flags),
-        // Of responses: a connection has none.
-        // Of connections Envoy tells no more than this one.
-        Field::ResponseCodeDetails => {
-            some(Some(&*ended.details).filter(|details| head.is_some() || *details == NO_FILTER_CHAIN))
-        }
-        Field::UpstreamTransportFailure => some(transport_failure(&ended.details)),
+        Common::UpstreamTransportFailure => some(transport_failure(&how.details)),
         // Envoy's are of filters and TLS that this data path does not have.
-        Field::ConnectionTerminationDetails => Value::Absent,
-        Field::BytesReceived => Value::Number(ended.received),
-        Field::BytesSent => Value::Number(ended.sent),
-        Field::Duration => millis(ended.duration),
-        Field::ResponseDuration => ended.answered.map_or(Value::Absent, millis),
-        Field::ResponseTxDuration => {
-            ended.answered.map_or(Value::Absent, |answered| millis(ended.duration.saturating_sub(answered)))
-        }
-        // A header field to Envoy, and so a string.
-        Field::ServiceTime => ended.upstream.map_or(Value::Absent, |time| Value::Digits(whole_millis(time))),
-        Field::AttemptCount => Value::Number(u64::from(ended.attempts)),
-        Field::UpstreamHost => portion(entry.endpoint, Portion::Whole),
-        Field::Upstream(part) => portion(entry.endpoint, *part),
-        Field::UpstreamCluster => entry.cluster.as_ref().map_or(Value::Absent, |(host, key)| match &**host {
-            name @ (PASSTHROUGH | BLACK_HOLE) => some(Some(name)),
-            host => Value::Cluster(host, key),
-        }),
-        Field::UpstreamLocal(part) => portion(entry.endpoint_local, *part),
-        Field::DownstreamLocal(part) => portion(Some(entry.local), *part),
-        Field::DownstreamRemote(part) => portion(Some(entry.client), *part),
-        Field::ServerName => some(entry.server_name.as_deref()),
-        Field::RouteName => {
-            let undeclared = entry.cluster.as_ref().is_some_and(|(host, _)| **host == *PASSTHROUGH);
-            some(if undeclared && head.is_some() { Some(ALLOW_ANY) } else { ended.route.as_deref() })
-        }
-        Field::GrpcStatus => match ended.grpc_status {
+        Common::ConnectionTerminationDetails => Value::Absent,
+        Common::AttemptCount => Value::Number(u64::from(how.attempts)),
+        Common::UpstreamHost => portion(kind.endpoint, Portion::Whole),
+        Common::Upstream(part) => portion(kind.endpoint, part),
+        Common::UpstreamCluster => some(kind.cluster.as_deref()),
+        Common::UpstreamLocal(part) => portion(kind.endpoint_local, part),
+        Common::DownstreamLocal(part) => portion(Some(kind.local), part),
+        Common::ServerName => some(kind.server_name.as_deref()),
+        Common::RouteName if asked.is_some() && kind.cluster.as_deref() == Some(PASSTHROUGH) => Value::Plain(ALLOW_ANY),
+        Common::RouteName => some(how.route.as_deref()),
+        Common::GrpcStatus => match how.grpc_status {
             None => Value::Absent,
             Some(status) => grpc::STATUS_NAMES
                 .get(usize::from(status))
-                .map_or(Value::Digits(status.into()), |name| some(Some(name))),
+                .map_or(Value::Digits(status.into()), |name| Value::Plain(name)),
         },
-        Field::GrpcStatusNumber => ended.grpc_status.map_or(Value::Absent, |status| Value::Number(status.into())),
-        Field::ConnectionId => Value::Number(entry.connection),
-        Field::Hostname => some(Some(&HOSTNAME)),
+        Common::GrpcStatusNumber => how.grpc_status.map_or(Value::Absent, |status| Value::Number(status.into())),
+        Common::Hostname => some(Some(&HOSTNAME)),
     }
 }
 
-fn named<'a>(name: &Named, head: &'a Head) -> Option<&'a [u8]> {
+fn of_own<'a>(field: &'a Own, entry: &'a Entry, ended: &'a Ended) -> Value<'a> {
+    match field {
+        Own::Request(main, other) => text(named(main, entry).or_else(|| named(other.as_ref()?, entry))),
+        Own::Response(main, other) => either(&entry.response, *main, *other),
+        Own::Trailer(main, other) => either(&entry.trailers, *main, *other),
+        Own::BytesReceived => Value::Number(ended.received),
+        Own::BytesSent => Value::Number(ended.sent),
+        Own::Duration => millis(ended.duration),
+        Own::ResponseDuration => ended.answered.map_or(Value::Absent, millis),
+        Own::ResponseTxDuration => {
+            ended.answered.map_or(Value::Absent, |answered| millis(ended.duration.saturating_sub(answered)))
+        }
+        // A header field to Envoy, and so a string.
+        Own::ServiceTime => ended.upstream.map_or(Value::Absent, |time| Value::Digits(whole_millis(time))),
+        Own::DownstreamRemote(part) => portion(Some(entry.client), *part),
+        Own::ConnectionId => Value::Number(entry.connection),
+    }
+}
+
+fn named<'a>(name: &Named, entry: &'a Entry) -> Option<&'a [u8]> {
     match name {
-        Named::Method => Some(head.method.as_str().as_bytes()),
-        Named::Path => head.uri.path_and_query().map(|target| target.as_str().as_bytes()),
-        Named::Authority => match head.uri.authority() {
-            Some(authority) => Some(authority.as_str().as_bytes()),
-            None => head.host.as_ref().map(HeaderValue::as_bytes),
-        },
-        Named::Scheme => head.uri.scheme_str().map(str::as_bytes),
-        Named::Header(at) => head.fields.get(*at)?.as_ref().map(HeaderValue::as_bytes),
+        Named::Method => entry.kind.asked.as_ref().map(|asked| asked.method.as_str().as_bytes()),
+        Named::Path => entry.path.as_ref().map(|path| path.as_str().as_bytes()),
+        Named::Authority => entry.kind.asked.as_ref().map(|asked| asked.host.as_bytes()),
+        Named::Scheme => entry.scheme.as_ref().map(|scheme| scheme.as_str().as_bytes()),
+        Named::Header(at) => entry.request.get(*at)?.as_ref().map(HeaderValue::as_bytes),
     }
 }
 
 fn either(values: &[Option<HeaderValue>], main: usize, other: Option<usize>) -> Value<'_> {
     let of = |at: usize| values.get(at).and_then(Option::as_ref);
-    bytes(of(main).or_else(|| of(other?)).map(HeaderValue::as_bytes))
+    text(of(main).or_else(|| of(other?)).map(HeaderValue::as_bytes))
 }
 
 fn protocol(version: Version) -> Option<&'static str> {
@@ -254,10 +305,18 @@ fn whole_millis(duration: Duration) -> u64 {
 }
 
 /// Nothing to say is the same as nothing.
-fn bytes(of: Option<&[u8]>) -> Value<'_> {
+fn text(of: Option<&[u8]>) -> Value<'_> {
     of.filter(|bytes| !bytes.is_empty()).map_or(Value::Absent, Value::Text)
 }
 
 fn some(of: Option<&str>) -> Value<'_> {
-    bytes(of.map(str::as_bytes))
+    text(of.map(str::as_bytes))
+}
+
+/// Envoy's name of a destination: `outbound|PORT|SUBSET|HOST`; what nobody declared has a name of its own.
+pub(super) fn cluster(host: &str, port: u16, subset: Option<&str>) -> Arc<str> {
+    match host {
+        PASSTHROUGH | BLACK_HOLE => host.into(),
+        host => format!("outbound|{port}|{}|{host}", subset.unwrap_or_default()).into(),
+    }
 }

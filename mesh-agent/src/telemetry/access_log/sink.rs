@@ -5,21 +5,22 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc as one;
 use std::thread;
-use std::time::{Duration, Instant};
-use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
+use std::time::Duration;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-/// Buffers under way to the writer, of 128 KiB and one line each.
-const QUEUE: usize = 8;
+/// Bytes of lines under way to the writer. Not a number of buffers: all workers hand over theirs each second, full or not.
+const UNDER_WAY: usize = 4 << 20;
 
 /// One file, its queue and its thread, which ends when the last holder is gone and the queue is empty.
 #[derive(Debug)]
 pub(super) struct Sink {
     file: Box<str>,
     /// Tokio's: the standard library's wakes the writer while it holds the lock that the writer then wants.
-    queue: Sender<Message>,
+    queue: UnboundedSender<Message>,
+    waiting: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -37,10 +38,16 @@ impl Sink {
     /// # Errors
     /// As `pthread_create(3)`.
     pub(super) fn start(file: &str, dropped: Arc<AtomicU64>) -> io::Result<Self> {
-        let (queue, messages) = mpsc::channel(QUEUE);
-        let writer = Writer { place: Place::of(file), file: None, failing: false, dropped: Arc::clone(&dropped) };
+        let ((queue, messages), waiting) = (mpsc::unbounded_channel(), Arc::default());
+        let writer = Writer {
+            place: Place::of(file),
+            file: None,
+            failing: false,
+            waiting: Arc::clone(&waiting),
+            dropped: Arc::clone(&dropped),
+        };
         thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(messages))?;
-        Ok(Self { file: file.into(), queue, dropped })
+        Ok(Self { file: file.into(), queue, waiting, dropped })
     }
 
     pub(super) fn is_to(&self, file: &str) -> bool {
@@ -48,28 +55,21 @@ impl Sink {
     }
 
     pub(super) fn take(&self, bytes: Vec<u8>, count: u64) {
-        if self.queue.try_send(Message::Lines { bytes, count }).is_err() {
+        let length = bytes.len();
+        let room = self.waiting.fetch_add(length, Relaxed) < UNDER_WAY;
+        if !(room && self.queue.send(Message::Lines { bytes, count }).is_ok()) {
+            self.waiting.fetch_sub(length, Relaxed);
             self.dropped.fetch_add(count, Relaxed);
         }
     }
 
-    /// Where the queue is full the writer finds out by itself, with the next lines.
     pub(super) fn reopen(&self) {
-        let _ = self.queue.try_send(Message::Reopen);
+        let _ = self.queue.send(Message::Reopen);
     }
 
     pub(super) fn flushed(&self, limit: Duration) -> bool {
-        let until = Instant::now() + limit;
         let (done, waits) = one::sync_channel(1);
-        let mut message = Message::Flushed(done);
-        while let Err(TrySendError::Full(back)) = self.queue.try_send(message) {
-            if Instant::now() >= until {
-                return false;
-            }
-            message = back;
-            thread::sleep(Duration::from_millis(5));
-        }
-        waits.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok()
+        self.queue.send(Message::Flushed(done)).is_ok() && waits.recv_timeout(limit).is_ok()
     }
 }
 
@@ -85,16 +85,20 @@ struct Writer {
     file: Option<File>,
     /// It was said that the file cannot be written.
     failing: bool,
+    waiting: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
 
 impl Writer {
-    fn run(mut self, mut messages: Receiver<Message>) {
+    fn run(mut self, mut messages: UnboundedReceiver<Message>) {
         // Whoever mistyped a path learns it at the start, not with the first request.
         self.prepare();
         while let Some(message) = messages.blocking_recv() {
             match message {
-                Message::Lines { bytes, count } => self.write(&bytes, count),
+                Message::Lines { bytes, count } => {
+                    self.write(&bytes, count);
+                    self.waiting.fetch_sub(bytes.len(), Relaxed);
+                }
                 Message::Reopen => {
                     self.file = None;
                     self.prepare();

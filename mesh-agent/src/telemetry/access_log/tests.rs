@@ -23,24 +23,27 @@ fn example(format: Format, parts: &request::Parts) -> (Box<Entry>, Ended) {
     entry.started = UNIX_EPOCH + Duration::from_millis(1_606_263_351_313);
     entry.head(parts);
     let key = ClusterKey { port: PortKey::new(ServiceName::new("foo", "httpbin"), 8000), subset: Some("v1".into()) };
-    entry.cluster(&"httpbin.foo.svc.cluster.local".into(), &key);
+    entry.cluster(&cluster("httpbin.foo.svc.cluster.local", &key));
     entry.server_name(Some(&"outbound_.8000_._.httpbin".into()));
     entry.asks(addr("10.44.1.99:80"));
     entry.answered(&HeaderMap::new());
     entry.connected(Connected { endpoint: addr("10.44.1.27:80"), local: Some(addr("10.44.1.23:37652")) });
-    let ended = Ended {
+    let how = How {
         code: Some(418),
         grpc_status: None,
         flags: Flags::NONE,
         details: "via_upstream".into(),
+        attempts: 1,
+        route: Some("default".into()),
+    };
+    let ended = Ended {
+        how,
         duration: Duration::from_micros(4_700),
         answered: Some(Duration::from_millis(4)),
         upstream: Some(Duration::from_micros(3_900)),
         received: 12,
         sent: 135,
-        attempts: 1,
         tcp: None,
-        route: Some("default".into()),
     };
     (entry, ended)
 }
@@ -57,7 +60,7 @@ fn request() -> request::Parts {
 fn rendered(encoding: Encoding, source: &str) -> String {
     let (entry, ended) = example(Format::parse(encoding, source).unwrap(), &request());
     let mut out = Vec::new();
-    render::line(&entry.active.format, &entry, &ended, &mut out);
+    Lines::new(&entry.active.format).line(&entry, &ended, &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -106,10 +109,10 @@ fn failures_say_what_the_transport_said() {
     let format = "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_TRANSPORT_FAILURE_REASON%";
     let (entry, mut ended) = example(Format::parse(Encoding::Text, format).unwrap(), &request());
     let answer = crate::error::Failure::Connect(crate::error::ConnectError::Refused).answer();
-    (ended.code, ended.flags) = (Some(503), answer.flags | Flag::URX.into());
-    ended.details = answer.details.into();
+    (ended.how.code, ended.how.flags) = (Some(503), answer.flags | Flag::URX.into());
+    ended.how.details = answer.details.into();
     let mut out = Vec::new();
-    render::line(&entry.active.format, &entry, &ended, &mut out);
+    Lines::new(&entry.active.format).line(&entry, &ended, &mut out);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         format!("503 URX,UF {} delayed_connect_error:_Connection_refused\n", answer.details)
@@ -133,7 +136,7 @@ proptest! {
         for encoding in [Encoding::Text, Encoding::Json] {
             let (entry, ended) = example(Format::parse(encoding, "").unwrap(), &parts);
             let mut out = Vec::new();
-            render::line(&entry.active.format, &entry, &ended, &mut out);
+            Lines::new(&entry.active.format).line(&entry, &ended, &mut out);
             let line = String::from_utf8(out).expect("UTF-8");
             prop_assert_eq!(line.chars().filter(|c| c.is_control()).collect::<String>(), "\n");
             prop_assert!(line.ends_with('\n'));
@@ -152,24 +155,89 @@ proptest! {
     }
 }
 
+/// One of those that differ from [`example`] in what the bits of `which` say.
+fn variant(which: u16, format: &Arc<Format>) -> (Box<Entry>, Ended) {
+    let is = |bit: u16| which & (1 << bit) != 0;
+    let mut parts = request();
+    let (mut entry, mut ended) = example(Format::clone(format), &parts);
+    let addr = |text: &str| text.parse().unwrap();
+    if is(0) {
+        (ended.how.code, ended.how.grpc_status) = (Some(200), Some(14));
+    }
+    if is(1) {
+        (ended.how.flags, ended.how.details) = (Flag::UF.into(), "upstream{remote|\"refused\"}".into());
+    }
+    if is(2) {
+        parts.method = http::Method::POST;
+        parts.version = http::Version::HTTP_2;
+    }
+    if is(3) {
+        parts.headers.insert("host", HeaderValue::from_static("HTTPBIN:8000"));
+        parts.headers.remove("user-agent");
+    }
+    if is(4) {
+        parts.headers.insert("x-request-id", HeaderValue::from_static("\"mine\""));
+        (ended.received, ended.duration) = (1 << 40, Duration::from_secs(2));
+    }
+    entry.head(&parts);
+    if is(5) {
+        entry.connected(Connected { endpoint: addr("[fd00::7]:80"), local: None });
+    }
+    if is(6) {
+        entry.cluster(&"PassthroughCluster".into());
+    }
+    if is(7) {
+        (ended.how.route, ended.how.attempts) = (None, 3);
+        entry.server_name(None);
+    }
+    if is(8) {
+        (entry.client, entry.connection) = (addr("10.44.1.24:1"), 8);
+        entry.started += Duration::from_micros(600);
+    }
+    if is(9) {
+        entry.kind.local = addr("10.0.45.184:81");
+    }
+    if is(10) {
+        entry.kind.asked = None;
+    }
+    (entry, ended)
+}
+
+/// All that there is.
+const EVERYTHING: &str = "%START_TIME% %START_TIME(%s.%9f)% %REQ(:METHOD)% %REQ(X-NONE?:PATH):5% %REQ(:AUTHORITY)% %REQ(:SCHEME)% \
+    %REQ(USER-AGENT)% %REQ(X-REQUEST-ID?:METHOD)% %PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS:9% \
+    %UPSTREAM_TRANSPORT_FAILURE_REASON% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION% \
+    %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %UPSTREAM_HOST% %UPSTREAM_CLUSTER% %UPSTREAM_REMOTE_PORT% \
+    %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME% %GRPC_STATUS% \
+    %GRPC_STATUS_NUMBER% %CONNECTION_ID%";
+
+proptest! {
+    /// What a worker remembers of former lines is never seen in a line.
+    #[test]
+    fn a_line_is_the_same_after_any_others(which in proptest::collection::vec(0_u16..1 << 11, 1..40)) {
+        for (encoding, source) in [(Encoding::Json, ""), (Encoding::Text, ""), (Encoding::Text, EVERYTHING)] {
+            let format = Arc::new(Format::parse(encoding, source).unwrap());
+            let mut lines = Lines::new(&format);
+            // Few of them, so that they come back.
+            for which in which.iter().chain(&which) {
+                let (entry, ended) = variant(*which, &format);
+                let (mut line, mut alone) = (Vec::new(), Vec::new());
+                lines.line(&entry, &ended, &mut line);
+                Lines::new(&format).line(&entry, &ended, &mut alone);
+                prop_assert_eq!(String::from_utf8_lossy(&line), String::from_utf8_lossy(&alone));
+            }
+        }
+    }
+}
+
 fn begun(logger: &Rc<Logger>) -> (Box<Entry>, Ended) {
     let addr = "127.0.0.1:1".parse().unwrap();
     let mut entry = logger.entry(addr, addr, 1, Nanos::now()).expect("the log is on");
     entry.head(&request());
-    let ended = Ended {
-        code: Some(200),
-        grpc_status: None,
-        flags: Flags::NONE,
-        details: "".into(),
-        duration: Duration::ZERO,
-        answered: None,
-        upstream: None,
-        received: 0,
-        sent: 0,
-        attempts: 1,
-        tcp: None,
-        route: None,
-    };
+    let how =
+        How { code: Some(200), grpc_status: None, flags: Flags::NONE, details: "".into(), attempts: 1, route: None };
+    let (answered, upstream) = (None, None);
+    let ended = Ended { how, duration: Duration::ZERO, answered, upstream, received: 0, sent: 0, tcp: None };
     (entry, ended)
 }
 

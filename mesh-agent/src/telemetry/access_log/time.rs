@@ -1,11 +1,16 @@
 //! `%START_TIME%`: a moment by the parts of its format.
 
 use crate::snapshot::access_log::TimePart;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-/// In UTC; what lies before 1970 is 1970.
-pub(super) fn write(parts: &[TimePart], at: SystemTime, out: &mut Vec<u8>) {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+/// For how long the text stays the same, nanoseconds: a second, or as its fraction says.
+pub(super) fn resolution(parts: &[TimePart]) -> u64 {
+    let digits = |part: &TimePart| if let TimePart::Fraction(digits) = part { u32::from(*digits).min(9) } else { 0 };
+    10_u64.pow(9 - parts.iter().map(digits).max().unwrap_or(0))
+}
+
+/// In UTC; `since` 1970.
+pub(super) fn write(parts: &[TimePart], since: Duration, out: &mut Vec<u8>) {
     let (seconds, of_day) = (since.as_secs(), since.as_secs() % 86_400);
     let (year, month, day) = civil(seconds / 86_400);
     for part in parts {

@@ -148,11 +148,11 @@ impl Code {
     }
 
     fn is_of(self, ended: &Ended) -> bool {
-        let code = ended.code.unwrap_or(0);
+        let code = ended.how.code.unwrap_or(0);
         match self {
             Self::Exact(wanted) => code == wanted,
             Self::Class(class) => code / 100 == class,
-            Self::Grpc(status) => ended.grpc_status == Some(status),
+            Self::Grpc(status) => ended.how.grpc_status == Some(status),
         }
     }
 }
