@@ -17,7 +17,7 @@ use crate::proxy;
 use crate::settings::Settings;
 use crate::snapshot::{PortKey, ServiceName, Snapshot, WorkloadKey};
 use crate::telemetry::tap::Taps;
-use crate::telemetry::trace::Traces;
+use crate::telemetry::trace::{Tracer, Traces};
 use crate::telemetry::{AccessLog, Logger, Metrics, Recorder};
 use crate::time::{Alarms, Nanos};
 use arc_swap::ArcSwap;
@@ -54,7 +54,7 @@ pub struct Ctx {
     pub pools: Rc<Pools>,
     pub recorder: Recorder,
     pub log: Rc<Logger>,
-    pub traces: Arc<Traces>,
+    pub tracer: Tracer,
     pub taps: Arc<Taps>,
     pub accounts: Accounts,
     pub settings: Arc<Settings>,
@@ -280,7 +280,7 @@ impl Run {
                 pools: Rc::new(Pools::new(Arc::clone(&self.ledger), Arc::clone(&self.upstreams))),
                 recorder: Recorder::new(Arc::clone(&self.shared.metrics), Arc::clone(&self.shared.snapshot)),
                 log: Rc::new(Logger::new(Arc::clone(&self.shared.access_log))),
-                traces: Arc::clone(&self.shared.traces),
+                tracer: Tracer::new(Arc::clone(&self.shared.traces)),
                 taps: Arc::clone(&self.shared.taps),
                 accounts: Accounts::new(Arc::clone(&self.shared.costs)),
                 settings: Arc::clone(&self.shared.settings),
@@ -354,6 +354,7 @@ async fn sweep(ctx: Rc<Ctx>) {
         interval.tick().await;
         ctx.pools.sweep(Nanos::now());
         ctx.log.flush();
+        ctx.tracer.sweep();
         ctx.accounts.settle();
         if ctx.destinations.sweep() {
             ctx.recorder.forget();

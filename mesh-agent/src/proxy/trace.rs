@@ -20,7 +20,7 @@ impl Conn {
             uri,
             version: *version,
         };
-        self.ctx.traces.begin(headers, caller, &mut self.ctx.rng.borrow_mut())
+        self.ctx.tracer.begin(headers, caller, &mut self.ctx.rng.borrow_mut())
     }
 }
 

@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Bytes of lines that a worker gathers before it hands them over: each time two threads change places, 20 µs in all.
-const GATHERED: usize = 256 << 10;
+const GATHERED: usize = 512 << 10;
 /// What is set aside for the line that fills a buffer.
 const LINE: usize = 2 << 10;
 

@@ -43,8 +43,11 @@ pub(super) fn command(proxy: Proxy, program: &str, work: &Path, workers: &str) -
         Proxy::Unobserved => drop(write(&config, "telemetry.yaml", UNOBSERVED)?),
         Proxy::Observed | Proxy::Stalled => {
             let log = work.join(format!("{}-access.log", proxy.name()));
-            if proxy == Proxy::Stalled {
-                unread(&log)?;
+            match proxy {
+                Proxy::Stalled => unread(&log)?,
+                // Else the disk still writes what former rounds have logged.
+                _ if log.exists() => fs::remove_file(&log)?,
+                _ => {}
             }
             write(&config, "mesh.yaml", &mesh_config(&log))?;
             command.extend(words(&["--zipkin", &format!("http://{}/api/v2/spans", collector(proxy)?)]));

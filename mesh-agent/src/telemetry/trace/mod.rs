@@ -1,6 +1,6 @@
 //! Traces: where a request stands in one, and the spans that this agent adds to it.
 //!
-//! Place in the path: the exchange asks [`Traces::begin`] for each request and gets a [`Trace`] for those that are
+//! Place in the path: the exchange asks [`Tracer::begin`] for each request and gets a [`Trace`] for those that are
 //! recorded, few as a rule; it lives in the request's `Record` and ends with it. Its spans go through a bounded queue to
 //! one thread for each collector. Invariant: a request that is not recorded costs its id and a branch; nothing here waits
 //! for a collector: spans that find the queue full are dropped and counted.
@@ -27,7 +27,7 @@ pub use span::{Kind, Span, Tag};
 
 use crate::snapshot::tracing::{Collector, Tracing};
 use crate::snapshot::{Enrolment, Snapshot, Workload, WorkloadKey};
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Cache};
 use context::{Place, TRACESTATE, inject_dropped};
 use export::Exporter;
 use fastrand::Rng;
@@ -35,6 +35,7 @@ use http::HeaderMap;
 use request_id::Reason;
 use rustc_hash::FxHashMap;
 use sampling::{Asked, Carried};
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -42,10 +43,20 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 #[derive(Debug)]
 pub struct Traces {
     on: AtomicBool,
-    active: ArcSwapOption<Active>,
+    active: Arc<ArcSwapOption<Active>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     counts: Arc<Counts>,
 }
+
+/// One worker's way to them.
+#[derive(Debug)]
+pub struct Tracer {
+    traces: Arc<Traces>,
+    active: RefCell<Seen>,
+}
+
+/// What is in force, as a worker saw it last.
+type Seen = Cache<Arc<ArcSwapOption<Active>>, Option<Arc<Active>>>;
 
 /// What is in force.
 #[derive(Debug)]
@@ -67,7 +78,7 @@ struct Scope {
 impl Traces {
     /// `snapshot`: where collectors that are Services are looked up.
     pub fn new(snapshot: Arc<ArcSwap<Snapshot>>) -> Self {
-        Self { on: AtomicBool::new(false), active: ArcSwapOption::empty(), snapshot, counts: Arc::default() }
+        Self { on: AtomicBool::new(false), active: Arc::default(), snapshot, counts: Arc::default() }
     }
 
     pub fn counts(&self) -> &Arc<Counts> {
@@ -118,13 +129,25 @@ impl Traces {
             }
         }
     }
+}
+
+impl Tracer {
+    pub fn new(traces: Arc<Traces>) -> Self {
+        let active = Cache::new(Arc::clone(&traces.active)).into();
+        Self { traces, active }
+    }
+
+    /// Lets go of what is no longer in force; called once a second.
+    pub fn sweep(&self) {
+        self.active.borrow_mut().load();
+    }
 
     /// Gives a request its id and decides whether it is recorded; the next hop is told so in its headers.
     pub fn begin(&self, headers: &mut HeaderMap, caller: Caller<'_>, rng: &mut Rng) -> Option<Box<Trace>> {
         let carried = Carried::of(headers);
         let fresh = (!carried.id).then(|| rng.u128(..));
-        let active = self.on.load(Relaxed).then(|| self.active.load());
-        let active = active.as_ref().and_then(|active| active.as_deref());
+        let mut seen = self.active.borrow_mut();
+        let active = if self.traces.on.load(Relaxed) { seen.load().as_deref() } else { None };
         let Some((active, Scope { settings, exporter })) = active.and_then(|a| Some((a, a.of(caller.workload)?)))
         else {
             fresh.into_iter().for_each(|random| request_id::give(headers, random, Reason::None));
