@@ -216,6 +216,38 @@ async fn whole_timeouts_eject() {
     assert_eq!(agent.metric(&["istio_requests_total", "response_flags=\"UT\""]), 1.0);
 }
 
+const BOTH_LIMITS: &str = "{route: [{destination: {host: echo}}], timeout: 350ms, \
+    retries: {attempts: 9, perTryTimeout: 100ms, retryOn: 5xx}}";
+
+/// While an attempt's own limit is nearer nobody waits for the request's; after it somebody does.
+#[tokio::test]
+async fn the_whole_limit_holds_over_attempts_with_limits_of_their_own() {
+    let (slow, saw) = answering("slow", 200, None).await;
+    let agent = Agent::yaml("grpc", &[slow], &rules(BOTH_LIMITS));
+    let mut client = agent.http2().await;
+    let _ = soon("call", client.call(grpc("/a/B"), message(b"x"))).await.unwrap();
+    let attempts = saw.attempts().len();
+    assert!((2..=4).contains(&attempts), "{attempts} in 350 ms of 100 each");
+    assert_eq!(agent.metric(&["istio_requests_total", "response_flags=\"UT\""]), 1.0);
+}
+
+/// The attempt's limit is met with the head of its answer; the request's goes on over the body.
+#[tokio::test]
+async fn the_whole_limit_holds_over_an_answers_body() {
+    let stalls = endpoint(|_, mut connection| async move {
+        let mut held = Vec::new();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            held.push(respond.send_response(Response::new(()), false).unwrap());
+        }
+    });
+    let agent = Agent::yaml("grpc", &[stalls.await], &rules(BOTH_LIMITS));
+    let mut client = agent.http2().await;
+    let began = Instant::now();
+    assert!(soon("call", client.call(grpc("/a/B"), message(b"x"))).await.is_err(), "its stream is reset");
+    assert!(began.elapsed() >= 350 * MS);
+    assert_eq!(agent.metric(&["istio_requests_total", "response_flags=\"UT\""]), 1.0);
+}
+
 #[tokio::test]
 async fn the_meshs_policy_holds_where_no_destination_rule_speaks() {
     let (broken, saw) = answering("broken", 503, Some(Duration::ZERO)).await;

@@ -13,10 +13,10 @@ mod sink;
 mod time;
 
 pub use entry::{Connected, Entry};
+pub use render::cluster;
 
 use crate::error::Flags;
 use crate::net::TcpInfo;
-use crate::snapshot::ClusterKey;
 use crate::snapshot::access_log::{AccessLogSettings, Format};
 use crate::time::{Nanos, WallClock};
 use arc_swap::{ArcSwapOption, Cache};
@@ -101,11 +101,6 @@ pub struct How {
     pub attempts: u32,
     /// The route's name.
     pub route: Option<Arc<str>>,
-}
-
-/// What lines call a destination. `host`: of the Service, or what stands for one.
-pub fn cluster(host: &str, key: &ClusterKey) -> Arc<str> {
-    render::cluster(host, key.port.port, key.subset.as_deref())
 }
 
 impl AccessLog {
@@ -221,7 +216,10 @@ impl Gathered {
         if let Some(sink) = self.sink.take()
             && lines > 0
         {
-            sink.take(std::mem::take(&mut self.bytes), lines);
+            // What waits is counted by its length: of a buffer that is hardly used only the lines go.
+            let full = self.bytes.len() >= GATHERED;
+            sink.take(if full { std::mem::take(&mut self.bytes) } else { self.bytes.clone() }, lines);
+            self.bytes.clear();
         }
     }
 }

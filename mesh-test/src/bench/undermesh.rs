@@ -69,7 +69,7 @@ pub(super) fn tap(program: &str, work: &Path) -> Result<Process> {
 }
 
 /// Lines that no log on its way takes: some 7,000 wait. A smoke run's cells of small calls make more, too.
-const MANY_LINES: u64 = 15_000;
+const MANY_LINES: u64 = 10_000;
 
 /// Whether the row did what it is for: lines and spans were dropped, since nobody took them, and what waits is bounded.
 /// `written`: lines that were made in the window; `grown`: bytes of memory from its begin to its end.

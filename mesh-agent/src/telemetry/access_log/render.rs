@@ -7,6 +7,7 @@ use super::entry::{Entry, Kind};
 use super::{Ended, How, address, escape, time};
 use crate::error::{Flags, NO_FILTER_CHAIN};
 use crate::grpc;
+use crate::snapshot::ClusterKey;
 use crate::snapshot::access_log::{Common, Field, Format, Named, Operator, Own, Piece, Place, Portion, TimePart};
 use http::{HeaderValue, Version};
 use rustc_hash::FxHasher;
@@ -85,8 +86,9 @@ impl Lines {
     /// Appends one line, which ends in the only line feed it has unless the format has more.
     pub(super) fn line(&mut self, entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
         let Some(place) = self.kinds.get_mut(place(&entry.kind, &ended.how)) else { return };
-        let known = place.take_if(|known| known.kind != entry.kind || known.how != ended.how);
-        drop(known);
+        if place.as_ref().is_some_and(|known| known.kind != entry.kind || known.how != ended.how) {
+            *place = None;
+        }
         let template = place.get_or_insert_with(|| Template::new(&self.format, &entry.kind, &ended.how));
         let mut from = 0;
         for (until, at) in &template.holes {
@@ -313,10 +315,11 @@ fn some(of: Option<&str>) -> Value<'_> {
     text(of.map(str::as_bytes))
 }
 
-/// Envoy's name of a destination: `outbound|PORT|SUBSET|HOST`; what nobody declared has a name of its own.
-pub(super) fn cluster(host: &str, port: u16, subset: Option<&str>) -> Arc<str> {
+/// What lines call a destination: Envoy's `outbound|PORT|SUBSET|HOST`; what nobody declared has a name of its own. `host`:
+/// of the Service, or what stands for one.
+pub fn cluster(host: &str, key: &ClusterKey) -> Arc<str> {
     match host {
         PASSTHROUGH | BLACK_HOLE => host.into(),
-        host => format!("outbound|{port}|{}|{host}", subset.unwrap_or_default()).into(),
+        host => format!("outbound|{}|{}|{host}", key.port.port, key.subset.as_deref().unwrap_or_default()).into(),
     }
 }
