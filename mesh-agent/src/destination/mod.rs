@@ -41,7 +41,7 @@ pub struct Target {
     /// With the port, for messages.
     pub name: Arc<str>,
     /// What the access log calls it.
-    pub cluster_name: Arc<str>,
+    pub cluster_name: Rc<str>,
     pub protocol: Protocol,
     pub policy: Arc<TrafficPolicy>,
     pub cluster: Arc<Cluster>,

@@ -6,6 +6,7 @@
 //! dropped and counted.
 
 mod address;
+mod blocks;
 mod entry;
 mod escape;
 mod render;
@@ -60,23 +61,31 @@ type Seen = Cache<Arc<ArcSwapOption<Active>>, Option<Arc<Active>>>;
 pub struct Logger {
     log: Arc<AccessLog>,
     active: RefCell<Seen>,
-    gathered: RefCell<Gathered>,
-    lines: RefCell<Option<Lines>>,
+    draft: RefCell<Option<Rc<Draft>>>,
     wall: Cell<WallClock>,
 }
 
-/// Lines that all go to one file.
-#[derive(Debug, Default)]
+/// What one worker writes while one configuration is in force; its entries share it without counting across threads.
+#[derive(Debug)]
+struct Draft {
+    active: Arc<Active>,
+    /// Something else is in force: nobody looks after what is gathered here.
+    closed: Cell<bool>,
+    gathered: RefCell<Gathered>,
+}
+
+#[derive(Debug)]
 struct Gathered {
+    lines: Lines,
     bytes: Vec<u8>,
-    lines: u64,
-    sink: Option<Arc<Sink>>,
+    /// Lines in them.
+    count: u64,
 }
 
 /// The end of a request or connection; the rest is in its [`Entry`].
 #[derive(Clone, Debug)]
-pub struct Ended {
-    pub how: How,
+pub struct Ended<'a> {
+    pub how: How<'a>,
     pub duration: Duration,
     /// From the request's head to the response's.
     pub answered: Option<Duration>,
@@ -91,16 +100,46 @@ pub struct Ended {
 
 /// How it ended, as many others do.
 #[derive(Clone, Debug, PartialEq)]
-pub struct How {
+pub struct How<'a> {
     /// `None` where nothing was sent to the client.
     pub code: Option<u16>,
     pub grpc_status: Option<u8>,
     pub flags: Flags,
     /// Empty where there are none.
-    pub details: Cow<'static, str>,
+    pub details: Cow<'a, str>,
     pub attempts: u32,
     /// The route's name.
-    pub route: Option<Arc<str>>,
+    pub route: Option<Cow<'a, str>>,
+}
+
+impl Ended<'_> {
+    /// To be kept.
+    pub fn kept(&self) -> Ended<'static> {
+        let Self { how, duration, answered, upstream, received, sent, tcp } = self;
+        Ended {
+            how: how.kept(),
+            duration: *duration,
+            answered: *answered,
+            upstream: *upstream,
+            received: *received,
+            sent: *sent,
+            tcp: *tcp,
+        }
+    }
+}
+
+impl How<'_> {
+    fn kept(&self) -> How<'static> {
+        let Self { code, grpc_status, flags, details, attempts, route } = self;
+        How {
+            code: *code,
+            grpc_status: *grpc_status,
+            flags: *flags,
+            details: details.to_string().into(),
+            attempts: *attempts,
+            route: route.as_ref().map(|route| route.to_string().into()),
+        }
+    }
 }
 
 impl AccessLog {
@@ -150,7 +189,7 @@ impl AccessLog {
 impl Logger {
     pub fn new(log: Arc<AccessLog>) -> Self {
         let active = Cache::new(Arc::clone(&log.active)).into();
-        Self { log, active, gathered: RefCell::default(), lines: RefCell::default(), wall: Cell::new(WallClock::now()) }
+        Self { log, active, draft: RefCell::default(), wall: Cell::new(WallClock::now()) }
     }
 
     pub fn is_on(&self) -> bool {
@@ -163,70 +202,74 @@ impl Logger {
     }
 
     /// The entry of a request or connection that began at `started`; `None` while the log is off.
-    pub fn entry(
-        self: &Rc<Self>,
-        client: SocketAddr,
-        local: SocketAddr,
-        connection: u64,
-        started: Nanos,
-    ) -> Option<Box<Entry>> {
+    pub fn entry(&self, client: SocketAddr, local: SocketAddr, connection: u64, started: Nanos) -> Option<Box<Entry>> {
         if !self.is_on() {
             return None;
         }
-        let active = self.active.borrow_mut().load().clone()?;
-        Some(Box::new(Entry::new(Rc::clone(self), active, client, local, connection, started)))
+        let started = self.wall.get().at(started);
+        Some(Box::new(Entry::new(self.draft()?, client, local, connection, started)))
     }
 
     /// Hands over what was gathered; called once a second, and when the worker ends.
     pub fn flush(&self) {
         self.wall.set(WallClock::now());
-        // What is no longer in force is not held.
-        self.active.borrow_mut().load();
-        self.gathered.borrow_mut().hand_over();
+        if let Some(draft) = self.draft() {
+            draft.hand_over();
+        }
     }
 
-    fn line(&self, entry: &Entry, ended: &Ended) {
-        let active = &entry.active;
-        let mut gathered = self.gathered.borrow_mut();
-        if !gathered.sink.as_ref().is_some_and(|sink| Arc::ptr_eq(sink, &active.sink)) {
-            gathered.hand_over();
-            gathered.sink = Some(Arc::clone(&active.sink));
+    /// Of what is in force; what no longer is, is let go.
+    fn draft(&self) -> Option<Rc<Draft>> {
+        let mut seen = self.active.borrow_mut();
+        let active = seen.load().as_ref();
+        let mut draft = self.draft.borrow_mut();
+        if draft.as_ref().map(|draft| Arc::as_ptr(&draft.active)) != active.map(Arc::as_ptr) {
+            if let Some(former) = draft.take() {
+                former.closed.set(true);
+                former.hand_over();
+            }
+            *draft = active.map(|active| Rc::new(Draft::new(Arc::clone(active))));
         }
-        if gathered.bytes.capacity() == 0 {
-            gathered.bytes.reserve_exact(GATHERED + LINE);
-        }
-        let mut lines = self.lines.borrow_mut();
-        if !lines.as_ref().is_some_and(|lines| lines.is_of(&active.format)) {
-            *lines = Some(Lines::new(&active.format));
-        }
-        if let Some(lines) = &mut *lines {
-            lines.line(entry, ended, &mut gathered.bytes);
-        }
-        gathered.lines += 1;
-        if gathered.bytes.len() >= GATHERED {
-            gathered.hand_over();
-        }
+        draft.clone()
     }
 }
 
-impl Gathered {
-    fn hand_over(&mut self) {
-        let lines = std::mem::take(&mut self.lines);
-        // The sink is held no longer than its lines: a file that is no longer wanted is closed.
-        if let Some(sink) = self.sink.take()
-            && lines > 0
-        {
+impl Draft {
+    fn new(active: Arc<Active>) -> Self {
+        let gathered = Gathered { lines: Lines::new(&active.format), bytes: Vec::new(), count: 0 };
+        Self { active, closed: Cell::new(false), gathered: gathered.into() }
+    }
+
+    fn line(&self, entry: &Entry, ended: &Ended<'_>) {
+        let Gathered { lines, bytes, count } = &mut *self.gathered.borrow_mut();
+        if bytes.capacity() == 0 {
+            bytes.reserve_exact(GATHERED + LINE);
+        }
+        lines.line(entry, ended, bytes);
+        *count += 1;
+        if bytes.len() >= GATHERED || self.closed.get() {
+            self.send(bytes, count);
+        }
+    }
+
+    fn hand_over(&self) {
+        let Gathered { bytes, count, .. } = &mut *self.gathered.borrow_mut();
+        self.send(bytes, count);
+    }
+
+    fn send(&self, bytes: &mut Vec<u8>, count: &mut u64) {
+        if *count > 0 {
             // What waits is counted by its length: of a buffer that is hardly used only the lines go.
-            let full = self.bytes.len() >= GATHERED;
-            sink.take(if full { std::mem::take(&mut self.bytes) } else { self.bytes.clone() }, lines);
-            self.bytes.clear();
+            let full = bytes.len() >= GATHERED;
+            self.active.sink.take(if full { std::mem::take(bytes) } else { bytes.clone() }, std::mem::take(count));
+            bytes.clear();
         }
     }
 }
 
-impl Drop for Logger {
+impl Drop for Draft {
     fn drop(&mut self) {
-        self.flush();
+        self.hand_over();
     }
 }
 

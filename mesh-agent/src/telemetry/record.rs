@@ -148,7 +148,7 @@ impl Record {
         }
     }
 
-    fn ended(&self, duration: Duration, tcp: Option<TcpInfo>) -> Ended {
+    fn ended(&self, duration: Duration, tcp: Option<TcpInfo>) -> Ended<'_> {
         let answered = self.answered_after();
         let reset = self.details.strip_prefix("upstream_reset_before_response_started").filter(|_| answered.is_some());
         let how = How {
@@ -160,7 +160,7 @@ impl Record {
                 None => self.details.into(),
             },
             attempts: self.attempts,
-            route: self.route.as_ref().map(|route| Arc::clone(&route.name)),
+            route: self.route.as_ref().map(|route| (&*route.name).into()),
         };
         Ended {
             how,

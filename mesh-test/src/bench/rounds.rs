@@ -203,6 +203,9 @@ impl Plan {
         if let Running::Node(node) = &running {
             node.verify(cell)?;
         }
+        if proxy == Proxy::Observed {
+            undermesh::remove_log(&self.programs.work)?;
+        }
         if proxy == Proxy::Stalled {
             undermesh::verify_stalled(cell.lines(&report), end.memory.saturating_sub(start.memory))?;
         }

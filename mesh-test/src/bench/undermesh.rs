@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const METRICS: &str = "127.0.0.1:7709";
@@ -42,12 +42,9 @@ pub(super) fn command(proxy: Proxy, program: &str, work: &Path, workers: &str) -
         Proxy::Armed => drop(write(&config, "policy.yaml", &policy())?),
         Proxy::Unobserved => drop(write(&config, "telemetry.yaml", UNOBSERVED)?),
         Proxy::Observed | Proxy::Stalled => {
-            let log = work.join(format!("{}-access.log", proxy.name()));
-            match proxy {
-                Proxy::Stalled => unread(&log)?,
-                // Else the disk still writes what former rounds have logged.
-                _ if log.exists() => fs::remove_file(&log)?,
-                _ => {}
+            let log = log(proxy, work);
+            if proxy == Proxy::Stalled {
+                unread(&log)?;
             }
             write(&config, "mesh.yaml", &mesh_config(&log))?;
             command.extend(words(&["--zipkin", &format!("http://{}/api/v2/spans", collector(proxy)?)]));
@@ -55,6 +52,15 @@ pub(super) fn command(proxy: Proxy, program: &str, work: &Path, workers: &str) -
         _ => {}
     }
     Ok(command)
+}
+
+fn log(proxy: Proxy, work: &Path) -> PathBuf {
+    work.join(format!("{}-access.log", proxy.name()))
+}
+
+/// At once, with the row: else the disk would write it while the next one is measured.
+pub(super) fn remove_log(work: &Path) -> Result<()> {
+    fs::remove_file(log(Proxy::Observed, work)).context("the access log of the row that writes one")
 }
 
 /// Somebody who looks at what passes the agent, through a filter that nothing passes.

@@ -1,8 +1,7 @@
 //! What one line is made of, as it becomes known.
 
-use super::{Active, Ended, Logger};
+use super::{Draft, Ended};
 use crate::snapshot::cel::Expression;
-use crate::time::Nanos;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
@@ -20,8 +19,7 @@ pub(super) type Few = Vec<Option<HeaderValue>>;
 /// A request or opaque connection while it lasts. Nothing in it is copied: it shares all with the request.
 #[derive(Debug)]
 pub struct Entry {
-    logger: Rc<Logger>,
-    pub(super) active: Arc<Active>,
+    pub(super) draft: Rc<Draft>,
     /// Which requests it is about, once they ended.
     filter: Option<Expression>,
     pub(super) kind: Kind,
@@ -41,7 +39,7 @@ pub(super) struct Kind {
     pub(super) local: SocketAddr,
     pub(super) server_name: Option<Arc<str>>,
     /// What was chosen, by Envoy's name ([`super::cluster`]).
-    pub(super) cluster: Option<Arc<str>>,
+    pub(super) cluster: Option<Rc<str>>,
     pub(super) endpoint: Option<SocketAddr>,
     pub(super) endpoint_local: Option<SocketAddr>,
     /// `None`: an opaque connection.
@@ -73,18 +71,16 @@ pub struct Connected {
 
 impl Entry {
     pub(super) fn new(
-        logger: Rc<Logger>,
-        active: Arc<Active>,
+        draft: Rc<Draft>,
         client: SocketAddr,
         local: SocketAddr,
         connection: u64,
-        started: Nanos,
+        started: SystemTime,
     ) -> Self {
         let (server_name, cluster, endpoint, endpoint_local, asked) = Default::default();
         Self {
-            started: logger.wall.get().at(started),
-            logger,
-            active,
+            draft,
+            started,
             filter: None,
             kind: Kind { local, server_name, cluster, endpoint, endpoint_local, asked },
             connection,
@@ -107,7 +103,7 @@ impl Entry {
         self.kind.asked = Some(Asked { method: parts.method.clone(), version: parts.version, host });
         self.scheme = parts.uri.scheme().cloned();
         self.path = parts.uri.path_and_query().cloned();
-        self.request = values(&self.active.format.wanted.request, &parts.headers);
+        self.request = values(&self.draft.active.format.wanted.request, &parts.headers);
     }
 
     pub fn set_filter(&mut self, filter: Option<Expression>) {
@@ -123,8 +119,8 @@ impl Entry {
     }
 
     /// `name`: as [`super::cluster`] makes it.
-    pub fn cluster(&mut self, name: &Arc<str>) {
-        self.kind.cluster = Some(Arc::clone(name));
+    pub fn cluster(&mut self, name: &Rc<str>) {
+        self.kind.cluster = Some(Rc::clone(name));
     }
 
     /// An attempt begins; the last one counts.
@@ -141,16 +137,16 @@ impl Entry {
 
     /// The head of the response, whoever made it.
     pub fn answered(&mut self, headers: &HeaderMap) {
-        self.response = values(&self.active.format.wanted.response, headers);
+        self.response = values(&self.draft.active.format.wanted.response, headers);
     }
 
     pub fn trailers(&mut self, trailers: &HeaderMap) {
-        self.trailers = values(&self.active.format.wanted.trailers, trailers);
+        self.trailers = values(&self.draft.active.format.wanted.trailers, trailers);
     }
 
     /// Writes the line.
-    pub fn end(&self, ended: &Ended) {
-        self.logger.line(self, ended);
+    pub fn end(&self, ended: &Ended<'_>) {
+        self.draft.line(self, ended);
     }
 }
 

@@ -14,6 +14,7 @@ use rustc_hash::FxHasher;
 use std::hash::Hasher;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
@@ -41,7 +42,7 @@ pub(super) struct Lines {
 #[derive(Debug)]
 struct Template {
     kind: Kind,
-    how: How,
+    how: How<'static>,
     text: Vec<u8>,
     /// Place in the text, place among the format's pieces.
     holes: Vec<(usize, usize)>,
@@ -79,12 +80,8 @@ impl Lines {
         Self { format: Arc::clone(format), kinds, clock: Clock::default() }
     }
 
-    pub(super) fn is_of(&self, format: &Arc<Format>) -> bool {
-        Arc::ptr_eq(&self.format, format)
-    }
-
     /// Appends one line, which ends in the only line feed it has unless the format has more.
-    pub(super) fn line(&mut self, entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
+    pub(super) fn line(&mut self, entry: &Entry, ended: &Ended<'_>, out: &mut Vec<u8>) {
         let Some(place) = self.kinds.get_mut(place(&entry.kind, &ended.how)) else { return };
         if place.as_ref().is_some_and(|known| known.kind != entry.kind || known.how != ended.how) {
             *place = None;
@@ -107,7 +104,7 @@ impl Lines {
 }
 
 /// By what tells kinds apart as a rule: connection, method, code and route.
-fn place(kind: &Kind, how: &How) -> usize {
+fn place(kind: &Kind, how: &How<'_>) -> usize {
     let port = |of: Option<SocketAddr>| u64::from(of.map_or(0, |addr| addr.port()));
     let method = kind.asked.as_ref().and_then(|asked| asked.method.as_str().bytes().next()).unwrap_or(0);
     let route = how.route.as_ref().map_or(0, |route| route.as_ptr().addr());
@@ -119,7 +116,7 @@ fn place(kind: &Kind, how: &How) -> usize {
 }
 
 impl Template {
-    fn new(format: &Format, kind: &Kind, how: &How) -> Self {
+    fn new(format: &Format, kind: &Kind, how: &How<'_>) -> Self {
         let (mut text, mut holes) = (Vec::new(), Vec::new());
         for (at, piece) in format.pieces.iter().enumerate() {
             match piece {
@@ -130,7 +127,7 @@ impl Template {
                 },
             }
         }
-        Self { kind: kind.kept(), how: how.clone(), text, holes }
+        Self { kind: kind.kept(), how: how.kept(), text, holes }
     }
 }
 
@@ -204,7 +201,7 @@ fn digits(number: u64, out: &mut Vec<u8>) {
     }
 }
 
-fn of_common<'a>(field: Common, kind: &'a Kind, how: &'a How) -> Value<'a> {
+fn of_common<'a>(field: Common, kind: &'a Kind, how: &'a How<'_>) -> Value<'a> {
     let asked = kind.asked.as_ref();
     match field {
         // A token (RFC 9110 §9.1).
@@ -241,7 +238,7 @@ fn of_common<'a>(field: Common, kind: &'a Kind, how: &'a How) -> Value<'a> {
     }
 }
 
-fn of_own<'a>(field: &'a Own, entry: &'a Entry, ended: &'a Ended) -> Value<'a> {
+fn of_own<'a>(field: &Own, entry: &'a Entry, ended: &Ended<'_>) -> Value<'a> {
     match field {
         Own::Request(main, other) => text(named(main, entry).or_else(|| named(other.as_ref()?, entry))),
         Own::Response(main, other) => either(&entry.response, *main, *other),
@@ -317,7 +314,7 @@ fn some(of: Option<&str>) -> Value<'_> {
 
 /// What lines call a destination: Envoy's `outbound|PORT|SUBSET|HOST`; what nobody declared has a name of its own. `host`:
 /// of the Service, or what stands for one.
-pub fn cluster(host: &str, key: &ClusterKey) -> Arc<str> {
+pub fn cluster(host: &str, key: &ClusterKey) -> Rc<str> {
     match host {
         PASSTHROUGH | BLACK_HOLE => host.into(),
         host => format!("outbound|{}|{}|{host}", key.port.port, key.subset.as_deref().unwrap_or_default()).into(),

@@ -1,5 +1,7 @@
 //! The thread that writes.
 
+use super::GATHERED;
+use super::blocks::Blocks;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -13,6 +15,8 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 /// Bytes of lines under way to the writer. Not a number of buffers: all workers hand over theirs each second, full or not.
 const UNDER_WAY: usize = 4 << 20;
+/// From here on the disk, or whatever takes the lines, is slower than they come.
+const BEHIND: usize = UNDER_WAY / 4;
 
 /// One file, its queue and its thread, which ends when the last holder is gone and the queue is empty.
 #[derive(Debug)]
@@ -42,6 +46,7 @@ impl Sink {
         let writer = Writer {
             place: Place::of(file),
             file: None,
+            blocks: Blocks::default(),
             failing: false,
             waiting: Arc::clone(&waiting),
             dropped: Arc::clone(&dropped),
@@ -83,6 +88,7 @@ enum Place {
 struct Writer {
     place: Place,
     file: Option<File>,
+    blocks: Blocks,
     /// It was said that the file cannot be written.
     failing: bool,
     waiting: Arc<AtomicUsize>,
@@ -114,7 +120,13 @@ impl Writer {
             self.dropped.fetch_add(count, Relaxed);
             return;
         };
-        match file.write_all(bytes) {
+        // Pages are what waits for a slow disk.
+        let past_cache = bytes.len() >= GATHERED && self.waiting.load(Relaxed) < BEHIND;
+        let result = match self.place {
+            Place::Path(_) => self.blocks.append(file, bytes, past_cache),
+            Place::Stdout | Place::Stderr => file.write_all(bytes),
+        };
+        match result {
             Ok(()) => self.failing = false,
             Err(error) => {
                 self.dropped.fetch_add(count, Relaxed);

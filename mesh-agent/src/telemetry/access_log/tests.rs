@@ -13,7 +13,7 @@ fn settings(encoding: Encoding, source: &str, file: &Path) -> AccessLogSettings 
 }
 
 /// An entry like that of istio.io's example, and how it ended.
-fn example(format: Format, parts: &request::Parts) -> (Box<Entry>, Ended) {
+fn example(format: Format, parts: &request::Parts) -> (Box<Entry>, Ended<'static>) {
     let file: AccessLogSettings = AccessLogSettings { file: Some("/dev/null".into()), format: Arc::new(format) };
     let log = Arc::new(AccessLog::default());
     log.set(&file, None, false);
@@ -60,7 +60,7 @@ fn request() -> request::Parts {
 fn rendered(encoding: Encoding, source: &str) -> String {
     let (entry, ended) = example(Format::parse(encoding, source).unwrap(), &request());
     let mut out = Vec::new();
-    Lines::new(&entry.active.format).line(&entry, &ended, &mut out);
+    Lines::new(&entry.draft.active.format).line(&entry, &ended, &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -112,7 +112,7 @@ fn failures_say_what_the_transport_said() {
     (ended.how.code, ended.how.flags) = (Some(503), answer.flags | Flag::URX.into());
     ended.how.details = answer.details.into();
     let mut out = Vec::new();
-    Lines::new(&entry.active.format).line(&entry, &ended, &mut out);
+    Lines::new(&entry.draft.active.format).line(&entry, &ended, &mut out);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         format!("503 URX,UF {} delayed_connect_error:_Connection_refused\n", answer.details)
@@ -136,7 +136,7 @@ proptest! {
         for encoding in [Encoding::Text, Encoding::Json] {
             let (entry, ended) = example(Format::parse(encoding, "").unwrap(), &parts);
             let mut out = Vec::new();
-            Lines::new(&entry.active.format).line(&entry, &ended, &mut out);
+            Lines::new(&entry.draft.active.format).line(&entry, &ended, &mut out);
             let line = String::from_utf8(out).expect("UTF-8");
             prop_assert_eq!(line.chars().filter(|c| c.is_control()).collect::<String>(), "\n");
             prop_assert!(line.ends_with('\n'));
@@ -156,7 +156,7 @@ proptest! {
 }
 
 /// One of those that differ from [`example`] in what the bits of `which` say.
-fn variant(which: u16, format: &Arc<Format>) -> (Box<Entry>, Ended) {
+fn variant(which: u16, format: &Arc<Format>) -> (Box<Entry>, Ended<'static>) {
     let is = |bit: u16| which & (1 << bit) != 0;
     let mut parts = request();
     let (mut entry, mut ended) = example(Format::clone(format), &parts);
@@ -230,7 +230,7 @@ proptest! {
     }
 }
 
-fn begun(logger: &Rc<Logger>) -> (Box<Entry>, Ended) {
+fn begun(logger: &Rc<Logger>) -> (Box<Entry>, Ended<'static>) {
     let addr = "127.0.0.1:1".parse().unwrap();
     let mut entry = logger.entry(addr, addr, 1, Nanos::now()).expect("the log is on");
     entry.head(&request());

@@ -97,7 +97,7 @@ impl Filter {
     }
 
     /// What only the end tells.
-    pub(super) fn wants_end(&self, series: &Series, ended: &Ended) -> bool {
+    pub(super) fn wants_end(&self, series: &Series, ended: &Ended<'_>) -> bool {
         let (callee, endpoint) = (&series.callee, series.endpoint.as_deref());
         (self.to.is_empty() || self.to.iter().any(|name| name.is_callee(callee, endpoint)))
             && (self.codes.is_empty() || self.codes.iter().any(|code| code.is_of(ended)))
@@ -147,7 +147,7 @@ impl Code {
         text.parse().ok().filter(|code| *code == 0 || (100..1000).contains(code)).map(Self::Exact).ok_or_else(wrong)
     }
 
-    fn is_of(self, ended: &Ended) -> bool {
+    fn is_of(self, ended: &Ended<'_>) -> bool {
         let code = ended.how.code.unwrap_or(0);
         match self {
             Self::Exact(wanted) => code == wanted,

@@ -159,7 +159,7 @@ impl Tapped {
     }
 
     /// Tells every tap that still wants it. `trace`: of a recorded request.
-    pub(super) fn end(&self, series: &Series, grpc: bool, trace: Option<u128>, ended: &Ended) {
+    pub(super) fn end(&self, series: &Series, grpc: bool, trace: Option<u128>, ended: &Ended<'_>) {
         let wanted = self.taps.iter().filter(|tap| tap.filter.wants_end(series, ended));
         let mut seen = None;
         for tap in wanted {

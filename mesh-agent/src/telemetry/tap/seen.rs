@@ -32,7 +32,7 @@ pub struct Seen {
     pub asked: Option<Asked>,
     pub grpc: bool,
     pub trace: Option<u128>,
-    pub ended: Ended,
+    pub ended: Ended<'static>,
 }
 
 /// A request as the client sent it, cut where it is very long.
@@ -45,7 +45,7 @@ pub struct Asked {
 }
 
 impl Seen {
-    pub(super) fn new(of: &Tapped, series: &Series, grpc: bool, trace: Option<u128>, ended: &Ended) -> Self {
+    pub(super) fn new(of: &Tapped, series: &Series, grpc: bool, trace: Option<u128>, ended: &Ended<'_>) -> Self {
         let now = SystemTime::now();
         Self {
             began: now.checked_sub(ended.duration).unwrap_or(now),
@@ -59,7 +59,7 @@ impl Seen {
             asked: of.head.as_ref().map(Asked::of),
             grpc,
             trace,
-            ended: ended.clone(),
+            ended: ended.kept(),
         }
     }
 }
