@@ -210,7 +210,7 @@ impl Logger {
         Some(Box::new(Entry::new(self.draft()?, client, local, connection, started)))
     }
 
-    /// Hands over what was gathered; called once a second, and when the worker ends.
+    /// Hands over what was gathered; called once a second. What is left when the worker ends goes with its last holder.
     pub fn flush(&self) {
         self.wall.set(WallClock::now());
         if let Some(draft) = self.draft() {

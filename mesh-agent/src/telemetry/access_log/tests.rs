@@ -289,6 +289,24 @@ fn a_file_that_was_moved_away_is_opened_anew() {
     assert_eq!(log.dropped(), 0);
 }
 
+/// More than a worker gathers, and less than may be under way.
+#[test]
+fn full_buffers_arrive_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("access.log");
+    let log = Arc::new(AccessLog::default());
+    let logger = Rc::new(Logger::new(Arc::clone(&log)));
+    log.set(&settings(Encoding::Json, "", &file), None, false);
+    for _ in 0..2 {
+        write(&logger, 3_000);
+        assert!(log.flushed(Duration::from_secs(30)));
+    }
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.len() > 2 * GATHERED, "{}", text.len());
+    let whole = |line: &&str| serde_json::from_str::<serde_json::Value>(line).is_ok();
+    assert_eq!((text.lines().filter(whole).count(), log.dropped()), (6_000, 0));
+}
+
 #[test]
 fn lines_that_cannot_be_written_are_counted() {
     let dir = tempfile::tempdir().unwrap();
