@@ -34,9 +34,17 @@ export function attribute(element, name, value) {
   } else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
+/** The keyboard stays where it is: on an element that is put in again, or on the one of the same `data-key` or link. */
 export function replace(element, ...children) {
+  const focused = element.contains(document.activeElement) ? document.activeElement : null;
   element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
+  if (focused) (focused.isConnected ? focused : twin(element, focused))?.focus({ preventScroll: true });
   return element;
+}
+
+function twin(element, gone) {
+  const name = (each) => each.dataset.key ?? each.getAttribute("href");
+  return [...element.querySelectorAll("[data-key], a[href]")].find((each) => name(each) === name(gone));
 }
 
 /** A box that says why there is nothing to see, and what to do about it. */

@@ -104,6 +104,7 @@ export class GraphView {
     this.#settled ||= final;
     this.#placed = placed;
     const { groups, links, edges, nodes, labels } = this.#layers;
+    const focused = nodes.contains(document.activeElement);
     groups.replaceChildren(...Object.entries(placed.groups).map(([id, box]) => groupFrame(id, box)));
     links.replaceChildren(...placed.links.map(({ from, to, points }) => svg("path", { class: "link", d: points ? curve(points) : direct(placed.groups[from], placed.groups[to]).d })));
     this.#edges = new Map(this.#model.edges.filter((edge) => placed.nodes[edge.from] && placed.nodes[edge.to]).map((edge) => [edge.id, this.#edge(edge)]));
@@ -112,6 +113,8 @@ export class GraphView {
     this.#nodes = new Map(this.#model.nodes.filter(({ id }) => placed.nodes[id]).map((node) => [node.id, this.#node(node)]));
     nodes.replaceChildren(...[...this.#nodes.values()].map(({ group }) => group));
     this.#rove(this.#nodes.has(this.#current) ? this.#current : this.#model.nodes[0]?.id);
+    // The elements are new: without this the keyboard would be out of the graph whenever somebody calls somebody new.
+    if (focused) this.#nodes.get(this.#current)?.group.focus({ preventScroll: true });
     this.#refresh();
     this.#highlight();
     if (first || !this.#viewport.touched) this.fit();

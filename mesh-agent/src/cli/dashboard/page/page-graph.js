@@ -159,9 +159,7 @@ export class GraphPage {
     // A link that is being clicked must not be swapped for its twin.
     if (this.#drawnFor === view.selected && this.#panel.matches(":active")) return;
     this.#drawnFor = view.selected;
-    const focused = this.#panel.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     replace(this.#panel, ...(node ? this.#aboutNode(node) : edge ? this.#aboutEdge(edge) : this.#aboutMesh()));
-    if (focused) [...this.#panel.querySelectorAll("[data-key]")].find(({ dataset }) => dataset.key === focused)?.focus();
   }
 
   #aboutMesh() {
@@ -236,7 +234,7 @@ function row(edge) {
 }
 
 function links(all) {
-  return all.length > 0 ? h("ul", { class: "links" }, ...all.map(([href, name, what]) => h("li", {}, h("span", {}, what), h("a", { href, "data-key": href }, name)))) : null;
+  return all.length > 0 ? h("ul", { class: "links" }, ...all.map(([href, name, what]) => h("li", {}, h("span", {}, what), h("a", { href }, name)))) : null;
 }
 
 function legend() {

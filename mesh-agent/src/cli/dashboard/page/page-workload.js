@@ -101,7 +101,7 @@ export class WorkloadPage {
     this.#head.dataset.key = key;
     const pod = pods.find(({ name }) => name === this.#pod);
     const state = pods.length > 0 ? standing(pods) : null;
-    const choose = h("select", { "aria-label": "Pod", onchange: ({ target }) => this.#choose(target.value) }, ...pods.map(({ name }) => h("option", { value: name, selected: name === this.#pod }, name.split("/")[1])));
+    const choose = h("select", { "data-key": "pod", "aria-label": "Pod", onchange: ({ target }) => this.#choose(target.value) }, ...pods.map(({ name }) => h("option", { value: name, selected: name === this.#pod }, name.split("/")[1])));
     replace(
       this.#head,
       h("p", { class: "crumbs" }, h("a", { href: "#/workloads" }, "Workloads"), " / "),
@@ -134,7 +134,7 @@ export class WorkloadPage {
       open(TABS[(at + step + TABS.length) % TABS.length][0])();
       this.#tabs.querySelector("[aria-selected=true]").focus();
     };
-    replace(this.#tabs, ...TABS.map(([id, word]) => h("button", { type: "button", role: "tab", "aria-selected": String(id === this.#tab), tabindex: id === this.#tab ? 0 : -1, onclick: open(id), onkeydown: walk }, word)));
+    replace(this.#tabs, ...TABS.map(([id, word]) => h("button", { type: "button", role: "tab", "data-key": id, "aria-selected": String(id === this.#tab), tabindex: id === this.#tab ? 0 : -1, onclick: open(id), onkeydown: walk }, word)));
     attribute(this.#body, "aria-label", TABS.find(([id]) => id === this.#tab)[1]);
     delete this.#body.dataset.tab;
   }

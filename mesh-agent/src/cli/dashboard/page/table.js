@@ -1,6 +1,6 @@
 // A table that sorts, and that keeps its rows' elements while their values change.
 
-import { attribute, h, text } from "./dom.js";
+import { attribute, h, replace, text } from "./dom.js";
 
 /** Rows drawn before somebody asks for more. */
 const SHOWN = 200;
@@ -55,7 +55,7 @@ export class Table {
     const drawn = new Map(wanted.map(([, key, row]) => [key, this.#row(this.#drawn.get(key), row)]));
     const order = [...drawn.values()];
     if (order.length !== this.#body.children.length || order.some((tr, at) => this.#body.children[at] !== tr)) {
-      this.#body.replaceChildren(...order);
+      replace(this.#body, ...order);
     }
     this.#drawn = drawn;
     const hidden = rows.length - wanted.length;
