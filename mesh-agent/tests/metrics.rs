@@ -246,3 +246,25 @@ async fn telemetry_objects_change_what_is_counted_and_logged() {
     assert_eq!(agent.metric(&["istio_response_bytes_count"]), 8.0);
     assert_eq!(log.lines(2).await, [json!({"path": "/ok/1"}), json!({"path": "/ok/2"})]);
 }
+
+#[tokio::test]
+async fn what_holds_for_the_whole_mesh_holds_for_clients_that_are_no_pods() {
+    let telemetry = |namespace: &str, spec: &str| {
+        format!(
+            "---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {{name: t, namespace: {namespace}}}\nspec: {spec}\n"
+        )
+    };
+    let root = "{metrics: [{overrides: [{match: {metric: REQUEST_COUNT, mode: CLIENT}, tagOverrides: {kind: {value: \"'told'\"}}}]}], \
+                accessLogging: [{filter: {expression: \"request.url_path.startsWith('/ok')\"}}]}";
+    let policies = telemetry("istio-system", root) + &telemetry("default", "{accessLogging: [{disabled: true}]}");
+    let seen = Arc::new(Seen::default());
+    let agent = Agent::of(snapshot(&[server(&seen).await], &policies), Settings::default());
+    let log = LogFile::of(&agent.shared.access_log, r#"{"path": "%REQ(:PATH)%"}"#);
+    let mut client = agent.http2().await;
+    for path in ["/unavailable/1", "/ok/1"] {
+        soon("call", client.call(grpc(path), message(b"question"))).await.unwrap();
+    }
+    assert_eq!(log.lines(1).await, [json!({"path": "/ok/1"})]);
+    let told = ["istio_requests_total{", "source_workload=\"unknown\"", "kind=\"told\""];
+    support::until("both are counted", || agent.metric(&told) == 2.0).await;
+}

@@ -110,14 +110,14 @@ impl Snapshot {
     }
 
     /// What holds for a workload, the widest first: of the root namespace, of its own, its own. Of several at one level
-    /// the oldest.
-    pub fn telemetry(&self, workload: &Workload) -> impl Iterator<Item = &Arc<Telemetry>> {
+    /// the oldest. `None`: a client that is no pod, for which only the root namespace speaks.
+    pub fn telemetry(&self, workload: Option<&Workload>) -> impl Iterator<Item = &Arc<Telemetry>> {
         let root = &self.mesh().root_namespace;
-        let own = self.telemetries_of(&workload.key.namespace);
         let whole = |of: &&Arc<Telemetry>| of.applies == Applies::All;
+        let own = |of: &Workload| self.telemetries_of(&of.key.namespace).iter();
         let of_root = self.telemetries_of(root).iter().find(whole);
-        let of_namespace = (*workload.key.namespace != **root).then(|| own.iter().find(whole)).flatten();
-        let of_workload = own.iter().find(|of| of.applies != Applies::All && of.takes(workload));
+        let of_namespace = workload.filter(|of| *of.key.namespace != **root).and_then(|of| own(of).find(whole));
+        let of_workload = workload.and_then(|one| own(one).find(|of| of.applies != Applies::All && of.takes(one)));
         [of_root, of_namespace, of_workload].into_iter().flatten()
     }
 }

@@ -116,8 +116,9 @@ impl Rate {
 }
 
 impl Snapshot {
-    /// What holds for a workload as a caller: the MeshConfig's word, and what Telemetry objects say, the nearest last.
-    pub fn tracing(&self, workload: &Workload) -> Tracing {
+    /// What holds for a caller: the MeshConfig's word, and what Telemetry objects say, the nearest last. `None`: it is no
+    /// pod.
+    pub fn tracing(&self, workload: Option<&Workload>) -> Tracing {
         let mesh = &self.mesh().tracing;
         let said = self.telemetry(workload).flat_map(|telemetry| &telemetry.tracing);
         let said = said.filter(|tracing| tracing.mode.covers(Reporter::Source));

@@ -36,7 +36,7 @@ pub struct LogRule {
 
 impl Rules {
     /// `None`: nothing is said.
-    pub(super) fn of(snapshot: &Snapshot, workload: &Workload, reporter: Reporter) -> Option<Self> {
+    pub(super) fn of(snapshot: &Snapshot, workload: Option<&Workload>, reporter: Reporter) -> Option<Self> {
         let mut rules = Self::default();
         for of in snapshot.telemetry(workload).flat_map(|telemetry| &telemetry.metrics) {
             if !of.mode.covers(reporter) {
@@ -88,7 +88,7 @@ impl Rules {
 
 impl LogRule {
     /// As the caller's side has it: of one request there is one line.
-    pub(super) fn of(snapshot: &Snapshot, workload: &Workload) -> Self {
+    pub(super) fn of(snapshot: &Snapshot, workload: Option<&Workload>) -> Self {
         let mut rule = Self::default();
         for of in snapshot.telemetry(workload).flat_map(|telemetry| &telemetry.access_logging) {
             if !of.mode.covers(Reporter::Source) {

@@ -34,7 +34,7 @@ pub struct Recorder {
     known: RefCell<FxHashMap<Key, Rc<Series>>>,
     /// Whose Telemetry objects hold.
     snapshot: Arc<ArcSwap<Snapshot>>,
-    logging: RefCell<FxHashMap<usize, (Arc<Workload>, LogRule)>>,
+    logging: RefCell<Logging>,
     /// Some expression may ask for requests' heads; `None`: not looked yet.
     heads: Cell<Option<bool>>,
 }
@@ -74,6 +74,8 @@ struct Side {
     tcp: Found<Flags, Tcp>,
 }
 
+/// By the address of the caller, which is kept so that it stays its own; `None`: it is no pod.
+type Logging = FxHashMap<usize, (Option<Arc<Workload>>, LogRule)>;
 /// What expressions made of a request.
 type Tags = Vec<String>;
 /// `None`: what no route took.
@@ -159,12 +161,10 @@ impl Recorder {
 
     /// What Telemetry objects say of the caller's log.
     pub fn log_rule(&self, caller: Option<&Arc<Workload>>) -> LogRule {
-        let Some(caller) = caller else { return LogRule::default() };
         let mut known = self.logging.borrow_mut();
-        let rule = known
-            .entry(Arc::as_ptr(caller).addr())
-            .or_insert_with(|| (Arc::clone(caller), LogRule::of(&self.snapshot.load(), caller)));
-        rule.1.clone()
+        let made = || (caller.cloned(), LogRule::of(&self.snapshot.load(), caller.map(|caller| &**caller)));
+        let (_, rule) = known.entry(caller.map_or(0, |caller| Arc::as_ptr(caller).addr())).or_insert_with(made);
+        rule.clone()
     }
 
     /// `endpoint`: where it goes, if anywhere, and what is known to be there.
@@ -183,7 +183,7 @@ impl Recorder {
         let ours = workload.as_ref().is_some_and(|w| matches!(w.enrolment, Enrolment::Enrolled { .. }));
         let snapshot = self.snapshot.load();
         let side = |reporter, of: Option<&Arc<Workload>>| {
-            Side::new(reporter, of.and_then(|of| Rules::of(&snapshot, of, reporter)))
+            Side::new(reporter, Rules::of(&snapshot, of.map(|of| &**of), reporter))
         };
         let series = Rc::new(Series {
             source: side(Reporter::Source, caller),

@@ -61,8 +61,9 @@ type Seen = Cache<Arc<ArcSwapOption<Active>>, Option<Arc<Active>>>;
 /// What is in force.
 #[derive(Debug)]
 struct Active {
+    /// Of the whole mesh, and of clients that are no pods.
     default: Option<Scope>,
-    /// Workloads of this node for which Telemetry objects say something else; `None`: no spans.
+    /// Workloads of this node for which nearer Telemetry objects say something else; `None`: no spans.
     others: FxHashMap<WorkloadKey, Option<Scope>>,
     /// `cluster.local`
     domain: Arc<str>,
@@ -95,13 +96,14 @@ impl Traces {
             let exporter = self.exporter(collector, &mut exporters)?;
             Some(Scope { settings, exporter })
         };
-        let default = scope(Arc::clone(&snapshot.mesh().tracing.default));
+        let common: Arc<Tracing> = snapshot.tracing(None).into();
+        let default = scope(Arc::clone(&common));
         let mut others = FxHashMap::default();
         if snapshot.has_telemetries() {
             let ours = |workload: &&Arc<Workload>| matches!(workload.enrolment, Enrolment::Enrolled { .. });
             for workload in snapshot.workloads().filter(ours) {
-                let settings = snapshot.tracing(workload);
-                if settings != *snapshot.mesh().tracing.default {
+                let settings = snapshot.tracing(Some(workload));
+                if settings != *common {
                     others.insert(workload.key.clone(), scope(settings.into()));
                 }
             }

@@ -19,7 +19,7 @@ fn telemetry(namespace: &str, name: &str, spec: &str) -> String {
 fn holding(snapshot: &Snapshot) -> Vec<(String, Arc<Telemetry>)> {
     let web = snapshot.workloads().find(|workload| &*workload.key.name == "web-0").unwrap();
     let name = |of: &Arc<Telemetry>| of.rule.object.as_ref().unwrap().name.to_string();
-    snapshot.telemetry(web).map(|of| (name(of), Arc::clone(of))).collect()
+    snapshot.telemetry(Some(web)).map(|of| (name(of), Arc::clone(of))).collect()
 }
 
 #[test]

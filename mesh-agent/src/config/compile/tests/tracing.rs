@@ -137,12 +137,13 @@ fn telemetry_overrides_what_it_names() {
     let (snapshot, _) = compile(settings(), resources(&yaml.concat()));
     let of = |name: &str| {
         let workload = snapshot.workloads().find(|workload| &*workload.key.name == name).unwrap();
-        snapshot.tracing(workload)
+        snapshot.tracing(Some(workload))
     };
     let collector = |tracing: &crate::snapshot::tracing::Tracing| tracing.reports_to().map(|to| to.name.to_string());
     let half = Rate::of_percent(50.0).unwrap();
-    let plain = of("plain");
-    assert_eq!((collector(&plain), plain.rate, &*plain.tags[0].name), (Some("otel".into()), half, "a"));
+    for plain in [of("plain"), snapshot.tracing(None)] {
+        assert_eq!((collector(&plain), plain.rate, &*plain.tags[0].name), (Some("otel".into()), half, "a"));
+    }
     let shop = of("shop");
     assert_eq!(
         (collector(&shop), shop.rate, shop.draw_by_id, shop.longest_path),
