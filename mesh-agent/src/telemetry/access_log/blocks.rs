@@ -21,14 +21,20 @@ impl Blocks {
     /// way. `past_cache`: as far as that can be.
     ///
     /// # Errors
-    /// As `write(2)`.
-    pub(super) fn append(&mut self, file: &mut File, bytes: &[u8], past_cache: bool) -> io::Result<()> {
-        if !file.metadata()?.is_file() {
-            return file.write_all(bytes);
+    /// As `write(2)`, and how many bytes are in the file nevertheless: a disk may be full in the middle.
+    pub(super) fn append(&mut self, file: &mut File, bytes: &[u8], past_cache: bool) -> Result<(), (usize, io::Error)> {
+        let none = |error| (0, error);
+        if !file.metadata().map_err(none)?.is_file() {
+            return file.write_all(bytes).map_err(none);
         }
         // Not every file system has locks; a line that is cut in two is better than none.
         let locked = file.lock().is_ok();
-        let result = if past_cache { self.append_blocks(file, bytes) } else { file.write_all(bytes) };
+        let end = file.metadata().map_err(none)?.len();
+        let result = if past_cache { self.append_blocks(file, end, bytes) } else { file.write_all(bytes) };
+        let result = result.map_err(|error| {
+            let grown = file.metadata().map_or(0, |now| now.len().saturating_sub(end));
+            (usize::try_from(grown).map_or(bytes.len(), |grown| grown.min(bytes.len())), error)
+        });
         if locked {
             // At the latest when it is closed.
             let _ = file.unlock();
@@ -36,8 +42,8 @@ impl Blocks {
         result
     }
 
-    fn append_blocks(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
-        let beyond = usize::try_from(file.metadata()?.len() % BLOCK as u64).unwrap_or(0);
+    fn append_blocks(&mut self, file: &mut File, end: u64, bytes: &[u8]) -> io::Result<()> {
+        let beyond = usize::try_from(end % BLOCK as u64).unwrap_or(0);
         let head = bytes.len().min((BLOCK - beyond) % BLOCK);
         let (head, rest) = bytes.split_at(head);
         file.write_all(head)?;

@@ -47,6 +47,7 @@ impl Sink {
             place: Place::of(file),
             file: None,
             blocks: Blocks::default(),
+            torn: false,
             failing: false,
             waiting: Arc::clone(&waiting),
             dropped: Arc::clone(&dropped),
@@ -89,6 +90,8 @@ struct Writer {
     place: Place,
     file: Option<File>,
     blocks: Blocks,
+    /// The last line in the file was cut: the disk was full.
+    torn: bool,
     /// It was said that the file cannot be written.
     failing: bool,
     waiting: Arc<AtomicUsize>,
@@ -116,23 +119,35 @@ impl Writer {
 
     fn write(&mut self, bytes: &[u8], count: u64) {
         self.prepare();
-        let Some(file) = &mut self.file else {
+        let Some(mut file) = self.file.take() else {
             self.dropped.fetch_add(count, Relaxed);
             return;
         };
+        match self.append(&mut file, bytes) {
+            Ok(()) => (self.file, self.failing) = (Some(file), false),
+            Err((written, error)) => {
+                let there = bytes.get(..written).unwrap_or_default();
+                let whole = there.iter().filter(|byte| **byte == b'\n').count() as u64;
+                self.dropped.fetch_add(count.saturating_sub(whole), Relaxed);
+                self.torn |= there.last().is_some_and(|last| *last != b'\n');
+                self.failed(&error);
+            }
+        }
+    }
+
+    /// On an error: how many bytes are in the file nevertheless.
+    fn append(&mut self, file: &mut File, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+        let none = |error| (0, error);
+        if self.torn {
+            // Taken back, it would make those who follow the file read all of it again.
+            file.write_all(b"\n").map_err(none)?;
+            self.torn = false;
+        }
         // Pages are what waits for a slow disk.
         let past_cache = bytes.len() >= GATHERED && self.waiting.load(Relaxed) < BEHIND;
-        let result = match self.place {
+        match self.place {
             Place::Path(_) => self.blocks.append(file, bytes, past_cache),
-            Place::Stdout | Place::Stderr => file.write_all(bytes),
-        };
-        match result {
-            Ok(()) => self.failing = false,
-            Err(error) => {
-                self.dropped.fetch_add(count, Relaxed);
-                self.failed(&error);
-                self.file = None;
-            }
+            Place::Stdout | Place::Stderr => file.write_all(bytes).map_err(none),
         }
     }
 
