@@ -4,8 +4,14 @@ use crate::snapshot::access_log::Encoding;
 use crate::snapshot::{ClusterKey, PortKey, ServiceName};
 use http::{HeaderMap, HeaderValue, Request, request};
 use proptest::prelude::*;
+use rustix::fs::{Advice, OFlags, fadvise, fcntl_setfl, statfs};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use std::io::IoSliceMut;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
+
+/// statfs(2)
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 fn settings(encoding: Encoding, source: &str, file: &Path) -> AccessLogSettings {
     let format = Arc::new(Format::parse(encoding, source).unwrap());
@@ -305,6 +311,33 @@ fn full_buffers_arrive_whole() {
     assert!(text.len() > 2 * GATHERED, "{}", text.len());
     let whole = |line: &&str| serde_json::from_str::<serde_json::Value>(line).is_ok();
     assert_eq!((text.lines().filter(whole).count(), log.dropped()), (6_000, 0));
+}
+
+/// Of pages that are not in memory the kernel says so, rather than read them (preadv2(2), `RWF_NOWAIT`).
+#[test]
+fn full_buffers_pass_the_page_cache_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let log = Arc::new(AccessLog::default());
+    let logger = Rc::new(Logger::new(Arc::clone(&log)));
+    log.set(&settings(Encoding::Json, "", &path), None, false);
+    let look = |block: u64| {
+        let (file, mut byte) = (std::fs::File::open(&path).unwrap(), [0]);
+        // Looking at one must not bring the next.
+        fadvise(&file, 0, None, Advice::Random).unwrap();
+        preadv2(&file, &mut [IoSliceMut::new(&mut byte)], block * 4096, ReadWriteFlags::NOWAIT)
+    };
+    write(&logger, 1);
+    assert!(log.flushed(Duration::from_secs(30)));
+    let line = usize::try_from(path.metadata().unwrap().len()).unwrap();
+    // One in memory has nothing else; others cannot write directly, or do not say what is in memory.
+    let direct = fcntl_setfl(std::fs::File::open(&path).unwrap(), OFlags::DIRECT).is_ok();
+    let able = direct && look(0) == Ok(1) && statfs(&path).unwrap().f_type != TMPFS;
+    write(&logger, GATHERED / line + 1);
+    assert!(log.flushed(Duration::from_secs(30)));
+    assert!(path.metadata().unwrap().len() > GATHERED as u64);
+    let absent = (2..100).filter(|block| look(*block) == Err(Errno::AGAIN)).count();
+    assert_eq!(absent, if able { 98 } else { 0 });
 }
 
 #[test]
