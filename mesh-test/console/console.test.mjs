@@ -44,6 +44,7 @@ async function open({ url = console_.url, hash = "", width = 1280, height = 800,
   return { page, complaints, close: async (expected = /^$/) => (await context.close(), assert.deepEqual(complaints.filter((text) => !expected.test(text)), [])) };
 }
 
+/** As many services are drawn as the counter says: the layout of the last change has come. */
 const counted = (page) => page.waitForFunction(() => document.querySelector("svg.graph").dataset.drawn === document.querySelector(".counter").textContent.match(/^\d+/)?.[0]);
 const appeared = (page, nodes = NODES) => page.waitForFunction((n) => Number(document.querySelector("svg.graph")?.dataset.drawn) === n, {}, nodes);
 /** What follows a rough layout has come too: nothing moves any more. */

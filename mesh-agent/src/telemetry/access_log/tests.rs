@@ -236,6 +236,14 @@ proptest! {
     }
 }
 
+/// Istio's lines, to a file.
+fn logging(encoding: Encoding, file: &Path) -> (Arc<AccessLog>, Rc<Logger>) {
+    let log = Arc::new(AccessLog::default());
+    let logger = Rc::new(Logger::new(Arc::clone(&log)));
+    log.set(&settings(encoding, "", file), None, false);
+    (log, logger)
+}
+
 fn begun(logger: &Rc<Logger>) -> (Box<Entry>, Ended<'static>) {
     let addr = "127.0.0.1:1".parse().unwrap();
     let mut entry = logger.entry(addr, addr, 1, Nanos::now()).expect("the log is on");
@@ -300,9 +308,7 @@ fn a_file_that_was_moved_away_is_opened_anew() {
 fn full_buffers_arrive_whole() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("access.log");
-    let log = Arc::new(AccessLog::default());
-    let logger = Rc::new(Logger::new(Arc::clone(&log)));
-    log.set(&settings(Encoding::Json, "", &file), None, false);
+    let (log, logger) = logging(Encoding::Json, &file);
     for _ in 0..2 {
         write(&logger, 3_000);
         assert!(log.flushed(Duration::from_secs(30)));
@@ -318,9 +324,7 @@ fn full_buffers_arrive_whole() {
 fn full_buffers_pass_the_page_cache_by() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
-    let log = Arc::new(AccessLog::default());
-    let logger = Rc::new(Logger::new(Arc::clone(&log)));
-    log.set(&settings(Encoding::Json, "", &path), None, false);
+    let (log, logger) = logging(Encoding::Json, &path);
     let look = |block: u64| {
         let (file, mut byte) = (std::fs::File::open(&path).unwrap(), [0]);
         // Looking at one must not bring the next.
@@ -343,9 +347,7 @@ fn full_buffers_pass_the_page_cache_by() {
 #[test]
 fn lines_that_cannot_be_written_are_counted() {
     let dir = tempfile::tempdir().unwrap();
-    let log = Arc::new(AccessLog::default());
-    let logger = Rc::new(Logger::new(Arc::clone(&log)));
-    log.set(&settings(Encoding::Text, "", &dir.path().join("missing/access.log")), None, false);
+    let (log, logger) = logging(Encoding::Text, &dir.path().join("missing/access.log"));
     write(&logger, 4);
     assert!(log.flushed(Duration::from_secs(5)));
     assert_eq!(log.dropped(), 4);
