@@ -14,9 +14,9 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-/// Spans that wait; each has at most a few KiB of text.
+/// Requests whose spans wait; each has at most a few KiB of text.
 pub(super) const QUEUE: usize = 4096;
-/// Spans of one request to the collector.
+/// Spans of one request to the collector, or a few more: those of one request stay together.
 const BATCH: usize = 512;
 /// How long the first span of a batch waits for others.
 const GATHER: Duration = Duration::from_millis(500);
@@ -33,11 +33,14 @@ pub struct Counts {
     pub dropped: AtomicU64,
 }
 
+/// Spans of one request, to be made.
+type Unmade = Box<dyn FnOnce(&mut Vec<Span>) + Send>;
+
 /// The way to one collector. The thread ends when the last holder is gone and the queue is empty.
 #[derive(Debug)]
 pub(super) struct Exporter {
     pub(super) collector: Arc<Collector>,
-    queue: mpsc::Sender<Span>,
+    queue: mpsc::Sender<Unmade>,
     counts: Arc<Counts>,
 }
 
@@ -57,10 +60,10 @@ impl Exporter {
         Ok(Self { collector, queue, counts })
     }
 
-    /// Never waits.
-    pub(super) fn take(&self, span: Span) {
-        if self.queue.try_send(span).is_err() {
-            self.counts.dropped.fetch_add(1, Relaxed);
+    /// Never waits. `make`: appends so many spans, on the thread that sends them.
+    pub(super) fn take(&self, count: usize, make: impl FnOnce(&mut Vec<Span>) + Send + 'static) {
+        if self.queue.try_send(Box::new(make)).is_err() {
+            self.counts.dropped.fetch_add(count as u64, Relaxed);
         }
     }
 }
@@ -74,19 +77,19 @@ struct Sending {
 }
 
 impl Sending {
-    async fn run(mut self, mut spans: mpsc::Receiver<Span>) {
+    async fn run(mut self, mut spans: mpsc::Receiver<Unmade>) {
         let mut batch = Vec::with_capacity(BATCH);
         while let Some(first) = spans.recv().await {
-            batch.push(first);
+            first(&mut batch);
             let until = Instant::now() + GATHER;
             // Looked for, not waited for: each span that wakes this thread takes the CPU from a worker twice.
             loop {
                 while batch.len() < BATCH
-                    && let Ok(span) = spans.try_recv()
+                    && let Ok(make) = spans.try_recv()
                 {
-                    batch.push(span);
+                    make(&mut batch);
                 }
-                if batch.len() == BATCH || spans.is_closed() || Instant::now() >= until {
+                if batch.len() >= BATCH || spans.is_closed() || Instant::now() >= until {
                     break;
                 }
                 sleep(GLANCE).await;

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Who asks, and what.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub struct Caller<'a> {
     pub version: Version,
 }
 
-/// A recorded request on its way.
+/// A recorded request on its way. Its spans, and all their text, are made by the thread that sends them.
 #[derive(Debug)]
 pub struct Trace {
     exporter: Arc<Exporter>,
@@ -41,10 +41,11 @@ pub struct Trace {
     /// `tracestate` as it came.
     state: String,
     caller: Option<Arc<Workload>>,
-    /// The caller's own tags, then the request's.
-    own: Vec<Tag>,
-    tags: Vec<Tag>,
+    /// As in [`Caller`].
+    outside: bool,
+    tls: bool,
     client: SocketAddr,
+    head: Head,
     /// `cluster.local`
     domain: Arc<str>,
     operation: Option<String>,
@@ -67,6 +68,32 @@ struct Attempt {
     flags: Flags,
 }
 
+/// A request's head as it goes on.
+#[derive(Debug)]
+struct Head {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    fields: HeaderMap,
+}
+
+/// What its record says of a request that is over.
+struct Over {
+    callee: Arc<Callee>,
+    started: Nanos,
+    now: Nanos,
+    /// The same moment by the wall clock.
+    wall: SystemTime,
+    agent_time: Option<Duration>,
+    code: u16,
+    grpc: bool,
+    grpc_status: Option<u8>,
+    flags: Flags,
+    sizes: [u64; 2],
+    attempts: u32,
+    tcp: Option<TcpInfo>,
+}
+
 impl Trace {
     pub(super) fn new(
         exporter: Arc<Exporter>,
@@ -76,21 +103,19 @@ impl Trace {
         headers: &HeaderMap,
         caller: Caller<'_>,
     ) -> Self {
-        let mut own = Vec::new();
-        if let Some(workload) = caller.workload {
-            tags::workload(settings, workload, caller.outside, domain, &mut own);
-        }
+        let Caller { workload, outside, tls, client, method, uri, version } = caller;
         let state = headers.get(TRACESTATE).and_then(|state| state.to_str().ok()).unwrap_or_default();
         Self {
             exporter,
             place,
             // Never longer than 512 characters where somebody keeps to W3C Trace Context §3.3.1.5.
             state: state.get(..512).unwrap_or(state).to_owned(),
-            caller: caller.workload.cloned(),
-            own,
-            tags: tags::request(settings, headers, caller),
+            caller: workload.cloned(),
+            outside,
+            tls,
+            client,
+            head: Head { method: method.clone(), uri: uri.clone(), version, fields: headers.clone() },
             settings: Arc::clone(settings),
-            client: caller.client,
             domain: Arc::clone(domain),
             operation: None,
             cluster: None,
@@ -129,8 +154,9 @@ impl Trace {
         let id = ours.then(|| SpanId::new(rng.u64(..))).flatten();
         match id {
             Some(id) => inject(headers, Ids { span: id, ..ids }, Some(ids.span), decision, formats),
-            // A former attempt may have told another endpoint's.
-            None => inject(headers, ids, parent, decision, formats),
+            // Its endpoint was told of a span of its own.
+            None if !self.attempts.is_empty() => inject(headers, ids, parent, decision, formats),
+            None => {}
         }
         self.attempts.push(Attempt {
             id,
@@ -165,22 +191,50 @@ impl Trace {
     }
 
     /// The request is over: its spans go out. `tcp`: of the connection to the endpoint whose answer counts.
-    pub(in crate::telemetry) fn end(self, record: &Record, tcp: Option<TcpInfo>, now: Nanos) {
-        let wall = SystemTime::now();
-        let at = |time: Nanos| wall.checked_sub(now.since(time)).unwrap_or(wall);
-        let sizes = [record.received(), record.response.bytes()];
+    pub(in crate::telemetry) fn end(self: Box<Self>, record: &Record, tcp: Option<TcpInfo>, now: Nanos) {
+        let over = Over {
+            callee: Arc::clone(&record.series.callee),
+            started: record.started,
+            now,
+            wall: SystemTime::now(),
+            agent_time: record.agent_time(),
+            code: record.code.map_or(0, |code| code.as_u16()),
+            grpc: record.grpc,
+            grpc_status: record.grpc_status,
+            flags: record.flags,
+            sizes: [record.received(), record.response.bytes()],
+            attempts: record.attempts,
+            tcp,
+        };
+        let count = 1 + self.attempts.iter().filter(|attempt| attempt.id.is_some()).count();
+        let exporter = Arc::clone(&self.exporter);
+        exporter.take(count, move |spans| self.spans(&over, spans));
+    }
+
+    fn spans(&self, over: &Over, spans: &mut Vec<Span>) {
+        let at = |time: Nanos| over.wall.checked_sub(over.now.since(time)).unwrap_or(over.wall);
+        let caller = Caller {
+            workload: self.caller.as_ref(),
+            outside: self.outside,
+            tls: self.tls,
+            client: self.client,
+            method: &self.head.method,
+            uri: &self.head.uri,
+            version: self.head.version,
+        };
+        let common = tags::request(&self.settings, &self.head.fields, caller);
         for attempt in &self.attempts {
             let Some(id) = attempt.id else { continue };
-            let until = attempt.ended.unwrap_or(now);
+            let until = attempt.ended.unwrap_or(over.now);
             let ended = Ended {
                 code: attempt.code,
                 // Of the answer that counts, what its trailers said.
-                grpc: if attempt.ended.is_none() { record.grpc_status.or(attempt.grpc) } else { attempt.grpc }
-                    .filter(|_| record.grpc),
+                grpc: if attempt.ended.is_none() { over.grpc_status.or(attempt.grpc) } else { attempt.grpc }
+                    .filter(|_| over.grpc),
                 flags: attempt.flags,
-                sizes: if attempt.ended.is_none() { sizes } else { [sizes[0], 0] },
+                sizes: if attempt.ended.is_none() { over.sizes } else { [over.sizes[0], 0] },
             };
-            let mut tags = self.tags.clone();
+            let mut tags = common.clone();
             if let Some(workload) = &attempt.workload {
                 tags::workload(&self.settings, workload, false, &self.domain, &mut tags);
             }
@@ -189,26 +243,30 @@ impl Trace {
                 ("upstream_cluster".into(), inbound.clone().into()),
                 ("upstream_cluster.name".into(), inbound.into()),
             ]);
-            let span = Span {
+            spans.push(Span {
                 parent: Some(self.place.ids.span),
                 kind: Kind::Server,
-                name: self.server_name(record),
+                name: self.server_name(over),
                 started: at(attempt.begun),
                 duration: until.since(attempt.begun),
                 service: service(attempt.workload.as_deref()),
                 local: Some(attempt.endpoint.addr()),
                 peer: Some(self.client),
                 ..self.span(id, &ended, tags)
-            };
-            self.exporter.take(span);
+            });
         }
         let ended = Ended {
-            code: record.code.map_or(0, |code| code.as_u16()),
-            grpc: record.grpc_status.filter(|_| record.grpc),
-            flags: record.flags,
-            sizes,
+            code: over.code,
+            grpc: over.grpc_status.filter(|_| over.grpc),
+            flags: over.flags,
+            sizes: over.sizes,
         };
-        let mut tags = [&self.own[..], &self.tags[..]].concat();
+        // The caller's own, then the request's.
+        let mut tags = Vec::new();
+        if let Some(workload) = &self.caller {
+            tags::workload(&self.settings, workload, self.outside, &self.domain, &mut tags);
+        }
+        tags.extend(common);
         if let Some((callee, key)) = &self.cluster {
             let cluster = tags::cluster(callee.cluster(), callee.undeclared, key);
             tags.extend([
@@ -219,28 +277,27 @@ impl Trace {
         if let Some(last) = self.attempts.last() {
             tags.push(("upstream_address".into(), last.endpoint.to_string().into()));
         }
-        if let Some(time) = record.agent_time() {
+        if let Some(time) = over.agent_time {
             tags.push(("undermesh.agent_time_us".into(), time.as_micros().to_string().into()));
         }
-        if let Some(tcp) = tcp {
+        if let Some(tcp) = over.tcp {
             tags.extend([
                 ("undermesh.rtt_us".into(), tcp.srtt_us.to_string().into()),
                 ("undermesh.retransmits".into(), tcp.retransmits.to_string().into()),
             ]);
         }
-        tags.push(("undermesh.attempts".into(), record.attempts.to_string().into()));
-        let span = Span {
+        tags.push(("undermesh.attempts".into(), over.attempts.to_string().into()));
+        spans.push(Span {
             parent: self.place.parent,
             kind: Kind::Client,
-            name: self.operation.clone().unwrap_or_else(|| record.series.callee.host.to_string()),
-            started: at(record.started),
-            duration: now.since(record.started),
+            name: self.operation.clone().unwrap_or_else(|| over.callee.host.to_string()),
+            started: at(over.started),
+            duration: over.now.since(over.started),
             service: service(self.caller.as_deref()),
             local: Some(SocketAddr::new(self.client.ip(), 0)),
             peer: self.attempts.last().map(|last| last.endpoint.addr()),
             ..self.span(self.place.ids.span, &ended, tags)
-        };
-        self.exporter.take(span);
+        });
     }
 
     /// What all spans of the request have in common.
@@ -253,7 +310,7 @@ impl Trace {
             kind: Kind::Client,
             name: String::new(),
             started: SystemTime::UNIX_EPOCH,
-            duration: std::time::Duration::ZERO,
+            duration: Duration::ZERO,
             service: Cow::Borrowed(""),
             local: None,
             peer: None,
@@ -265,10 +322,10 @@ impl Trace {
     }
 
     /// Istio: an inbound route is the Service's and its port's, whatever rule led there.
-    fn server_name(&self, record: &Record) -> String {
+    fn server_name(&self, over: &Over) -> String {
         match &self.cluster {
             Some((callee, key)) => format!("{}:{}/*", callee.cluster(), key.port.port),
-            None => record.series.callee.host.to_string(),
+            None => over.callee.host.to_string(),
         }
     }
 }

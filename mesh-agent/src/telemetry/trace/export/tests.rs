@@ -117,7 +117,7 @@ fn spans_of(bodies: &[Bytes]) -> usize {
 fn zipkin_gets_batches() {
     let (addr, got) = collector(false, Vec::new());
     let (exporter, counts) = exporter(addr, zipkin());
-    (1..=1000).for_each(|id| exporter.take(span(id)));
+    (1..=1000).for_each(|id| exporter.take(1, move |spans| spans.push(span(id))));
     until("1000 spans", || counts.sent.load(Relaxed) == 1000);
     let got = got.lock().unwrap();
     assert_eq!(spans_of(&got), 1000);
@@ -129,7 +129,7 @@ fn zipkin_gets_batches() {
 fn opentelemetry_gets_grpc_messages() {
     let (addr, got) = collector(true, Vec::new());
     let (exporter, counts) = exporter(addr, Protocol::OtlpGrpc);
-    exporter.take(span(7));
+    exporter.take(1, move |spans| spans.push(span(7)));
     until("the span", || counts.sent.load(Relaxed) == 1);
     let got = got.lock().unwrap();
     let request = ExportTraceServiceRequest::decode(&got[0][5..]).unwrap();
@@ -140,15 +140,15 @@ fn opentelemetry_gets_grpc_messages() {
 fn a_collector_in_trouble_gets_the_batch_again_one_that_refuses_does_not() {
     let (addr, got) = collector(false, vec![StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS]);
     let (exporter, counts) = exporter(addr, zipkin());
-    exporter.take(span(1));
+    exporter.take(1, move |spans| spans.push(span(1)));
     until("the span", || counts.sent.load(Relaxed) == 1);
     assert_eq!((spans_of(&got.lock().unwrap()), counts.dropped.load(Relaxed)), (3, 0));
 
     let (addr, got) = collector(false, vec![StatusCode::BAD_REQUEST]);
     let (exporter, counts) = self::exporter(addr, zipkin());
-    exporter.take(span(1));
+    exporter.take(1, move |spans| spans.push(span(1)));
     until("the refusal", || counts.dropped.load(Relaxed) == 1);
-    exporter.take(span(2));
+    exporter.take(1, move |spans| spans.push(span(2)));
     until("the next span", || counts.sent.load(Relaxed) == 1);
     assert_eq!(spans_of(&got.lock().unwrap()), 2);
 }
@@ -160,7 +160,7 @@ fn a_collector_that_stalls_costs_spans_and_nothing_else() {
     let (exporter, counts) = exporter(listener.local_addr().unwrap(), zipkin());
     let sent = 3 * (QUEUE + BATCH) as u64;
     // From the caller's thread: it comes to an end although no span does.
-    (1..=sent).for_each(|id| exporter.take(span(id)));
+    (1..=sent).for_each(|id| exporter.take(1, move |spans| spans.push(span(id))));
     let (dropped, kept) = (counts.dropped.load(Relaxed), counts.sent.load(Relaxed));
     let held = sent - dropped;
     assert!((QUEUE as u64..=(QUEUE + BATCH) as u64).contains(&held), "{held} held");
@@ -171,7 +171,7 @@ fn a_collector_that_stalls_costs_spans_and_nothing_else() {
 fn nobody_there_costs_the_batch_after_its_last_try() {
     let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (exporter, counts) = exporter(addr, zipkin());
-    exporter.take(span(1));
+    exporter.take(1, move |spans| spans.push(span(1)));
     until("the drop", || counts.dropped.load(Relaxed) == 1);
     assert_eq!(counts.sent.load(Relaxed), 0);
 }
