@@ -16,7 +16,7 @@ use crate::policy::Buckets;
 use crate::proxy;
 use crate::settings::Settings;
 use crate::snapshot::{PortKey, ServiceName, Snapshot, WorkloadKey};
-use crate::telemetry::tap::Taps;
+use crate::telemetry::tap::{Looker, Taps};
 use crate::telemetry::trace::{Tracer, Traces};
 use crate::telemetry::{AccessLog, Logger, Metrics, Recorder};
 use crate::time::{Alarms, Nanos};
@@ -55,7 +55,7 @@ pub struct Ctx {
     pub recorder: Recorder,
     pub log: Rc<Logger>,
     pub tracer: Tracer,
-    pub taps: Arc<Taps>,
+    pub looker: Looker,
     pub accounts: Accounts,
     pub settings: Arc<Settings>,
     pub tls: Arc<TlsConfigs>,
@@ -281,7 +281,7 @@ impl Run {
                 recorder: Recorder::new(Arc::clone(&self.shared.metrics), Arc::clone(&self.shared.snapshot)),
                 log: Rc::new(Logger::new(Arc::clone(&self.shared.access_log))),
                 tracer: Tracer::new(Arc::clone(&self.shared.traces)),
-                taps: Arc::clone(&self.shared.taps),
+                looker: Looker::new(Arc::clone(&self.shared.taps)),
                 accounts: Accounts::new(Arc::clone(&self.shared.costs)),
                 settings: Arc::clone(&self.shared.settings),
                 ledger: Arc::clone(&self.ledger),
@@ -355,6 +355,7 @@ async fn sweep(ctx: Rc<Ctx>) {
         ctx.pools.sweep(Nanos::now());
         ctx.log.flush();
         ctx.tracer.sweep();
+        ctx.looker.sweep();
         ctx.accounts.settle();
         if ctx.destinations.sweep() {
             ctx.recorder.forget();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 impl Conn {
     /// A request's; `None` while the access log is off.
-    pub(super) fn entry(&self, head: &request::Parts, started: Nanos) -> Option<Box<Entry>> {
+    pub(super) fn entry(&self, head: &request::Parts, started: Nanos) -> Option<Entry> {
         let mut entry = self.begin(started)?;
         entry.head(head);
         Some(entry)
@@ -21,16 +21,16 @@ impl Conn {
 
     /// Of a request that somebody may want to see as it came.
     pub(super) fn tapped(&self, head: &request::Parts) -> Option<Box<Tapped>> {
-        self.ctx.taps.request(self.source.workload.as_ref(), head, self.ends.client, &self.shown)
+        self.ctx.looker.request(self.source.workload.as_ref(), head, self.ends.client, &self.shown)
     }
 
     /// An opaque connection that somebody may want to see.
     pub(super) fn tapped_opaque(&self) -> Option<Box<Tapped>> {
-        self.ctx.taps.connection(self.source.workload.as_ref(), self.ends.client, &self.shown)
+        self.ctx.looker.connection(self.source.workload.as_ref(), self.ends.client, &self.shown)
     }
 
     /// An opaque connection's, from its beginning. `sni`: the name in its ClientHello.
-    pub(super) fn opaque_entry(&self, sni: Option<&Arc<str>>) -> Option<Box<Entry>> {
+    pub(super) fn opaque_entry(&self, sni: Option<&Arc<str>>) -> Option<Entry> {
         let mut entry = self.begin(self.shown.opened)?;
         if sni.is_some() {
             entry.server_name(sni);
@@ -52,13 +52,13 @@ impl Conn {
     }
 
     /// Counts and logs an opaque connection that had no endpoint.
-    pub(super) fn ended_by(&self, failure: &Failure, callee: &Arc<Callee>, log: Option<Box<Entry>>) {
+    pub(super) fn ended_by(&self, failure: &Failure, callee: &Arc<Callee>, log: Option<Entry>) {
         let series = self.ctx.recorder.series(self.source.workload.as_ref(), callee, None, || None);
         let mut passage = Passage::new(series, Arc::clone(&self.shown), log, self.tapped_opaque());
         (passage.flags, passage.details) = failure.closed();
     }
 
-    fn begin(&self, started: Nanos) -> Option<Box<Entry>> {
+    fn begin(&self, started: Nanos) -> Option<Entry> {
         if !self.ctx.log.is_on() {
             return None;
         }

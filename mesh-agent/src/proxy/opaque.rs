@@ -177,7 +177,7 @@ pub(super) async fn serve(conn: &Rc<Conn>, target: &Target, mut client: Client, 
 }
 
 /// No endpoint could be connected.
-fn failed(conn: &Conn, target: &Target, failure: &Failure, log: Option<Box<access_log::Entry>>) {
+fn failed(conn: &Conn, target: &Target, failure: &Failure, log: Option<access_log::Entry>) {
     tracing::debug!(%failure, to = %target.name, "no endpoint for an opaque connection");
     conn.ctx.recorder.metrics().trouble(Trouble::Upstream);
     conn.ended_by(failure, &target.callee, log);

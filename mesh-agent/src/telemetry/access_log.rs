@@ -1,16 +1,19 @@
 //! One line for each request, and for each opaque connection that passes the agent.
 //!
 //! Place in the path: the exchange asks its worker's [`Logger`] for an [`Entry`], which is off nearly always: one branch.
-//! What the entry has learnt by the end of its `Record` becomes a line in the worker's buffer; full buffers go through a
-//! channel to one writer thread. Invariant: nothing here waits for the file; lines that find too many bytes under way are
-//! dropped and counted.
+//! What the entry has learnt by the end of its `Record` is noted in the worker's batch; full batches go through a channel
+//! to one thread, which makes lines of them. Invariant: nothing here waits for the file; lines that find too many bytes
+//! under way are dropped and counted.
 
 mod address;
+mod batch;
 mod blocks;
 mod entry;
 mod escape;
+mod kinds;
 mod render;
 mod sink;
+mod texts;
 mod time;
 
 pub use entry::{Connected, Entry};
@@ -21,7 +24,9 @@ use crate::net::TcpInfo;
 use crate::snapshot::access_log::{AccessLogSettings, Format};
 use crate::time::{Nanos, WallClock};
 use arc_swap::{ArcSwapOption, Cache};
-use render::Lines;
+use batch::Batch;
+use entry::{Begun, Known};
+use kinds::Kinds;
 use sink::Sink;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -31,10 +36,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Bytes of lines that a worker gathers before it hands them over: each time two threads change places, 20 µs in all.
-const GATHERED: usize = 512 << 10;
-/// What is set aside for the line that fills a buffer.
-const LINE: usize = 2 << 10;
+/// Requests under way whose memory is kept, of each worker.
+const SPARE: usize = 256;
 
 /// The access log of the agent: where it goes and what it says may change while it runs.
 #[derive(Debug, Default)]
@@ -72,14 +75,15 @@ struct Draft {
     /// Something else is in force: nobody looks after what is gathered here.
     closed: Cell<bool>,
     gathered: RefCell<Gathered>,
+    /// Of requests that ended: the last one's memory is the nearest.
+    #[expect(clippy::vec_box, reason = "they go to the next request by pointer")]
+    spare: RefCell<Vec<Box<Known>>>,
 }
 
 #[derive(Debug)]
 struct Gathered {
-    lines: Lines,
-    bytes: Vec<u8>,
-    /// Lines in them.
-    count: u64,
+    kinds: Kinds,
+    batch: Batch,
 }
 
 /// The end of a request or connection; the rest is in its [`Entry`].
@@ -202,12 +206,12 @@ impl Logger {
     }
 
     /// The entry of a request or connection that began at `started`; `None` while the log is off.
-    pub fn entry(&self, client: SocketAddr, local: SocketAddr, connection: u64, started: Nanos) -> Option<Box<Entry>> {
+    pub fn entry(&self, client: SocketAddr, local: SocketAddr, connection: u64, started: Nanos) -> Option<Entry> {
         if !self.is_on() {
             return None;
         }
         let started = self.wall.get().at(started);
-        Some(Box::new(Entry::new(self.draft()?, client, local, connection, started)))
+        Some(Entry::new(self.draft()?, Begun { client, local, connection, started }))
     }
 
     /// Hands over what was gathered; called once a second. What is left when the worker ends goes with its last holder.
@@ -236,33 +240,34 @@ impl Logger {
 
 impl Draft {
     fn new(active: Arc<Active>) -> Self {
-        let gathered = Gathered { lines: Lines::new(&active.format), bytes: Vec::new(), count: 0 };
-        Self { active, closed: Cell::new(false), gathered: gathered.into() }
+        let gathered = Gathered { kinds: Kinds::new(), batch: Batch::new(&active.format) };
+        Self { active, closed: Cell::new(false), gathered: gathered.into(), spare: RefCell::default() }
     }
 
-    fn line(&self, entry: &Entry, ended: &Ended<'_>) {
-        let Gathered { lines, bytes, count } = &mut *self.gathered.borrow_mut();
-        if bytes.capacity() == 0 {
-            bytes.reserve_exact(GATHERED + LINE);
+    fn line(&self, known: &Known, ended: &Ended<'_>) {
+        let Gathered { kinds, batch } = &mut *self.gathered.borrow_mut();
+        let template = kinds.note(known, &ended.how, batch);
+        batch.push(template, known, ended);
+        if batch.is_full() || self.closed.get() {
+            self.active.sink.take(batch.take());
         }
-        lines.line(entry, ended, bytes);
-        *count += 1;
-        if bytes.len() >= GATHERED || self.closed.get() {
-            self.send(bytes, count);
+    }
+
+    fn spare(&self) -> Option<Box<Known>> {
+        self.spare.borrow_mut().pop()
+    }
+
+    fn keep(&self, known: Box<Known>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE {
+            spare.push(known);
         }
     }
 
     fn hand_over(&self) {
-        let Gathered { bytes, count, .. } = &mut *self.gathered.borrow_mut();
-        self.send(bytes, count);
-    }
-
-    fn send(&self, bytes: &mut Vec<u8>, count: &mut u64) {
-        if *count > 0 {
-            // What waits is counted by its length: of a buffer that is hardly used only the lines go.
-            let full = bytes.len() >= GATHERED;
-            self.active.sink.take(if full { std::mem::take(bytes) } else { bytes.clone() }, std::mem::take(count));
-            bytes.clear();
+        let Gathered { batch, .. } = &mut *self.gathered.borrow_mut();
+        if batch.len() > 0 {
+            self.active.sink.take(batch.take());
         }
     }
 }

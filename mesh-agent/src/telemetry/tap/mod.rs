@@ -1,6 +1,6 @@
 //! Requests as they pass, for whoever looks: `mesh-agent tap`.
 //!
-//! Place in the path: the exchange asks [`Taps`] whether somebody looks, which is one relaxed load. Where somebody does,
+//! Place in the path: the exchange asks its [`Looker`] whether somebody looks, which is one relaxed load. Where somebody does,
 //! filters judge a request's head before anything of it is kept, and its end before anything is told. What passes goes
 //! into the tap's bounded channel. Invariant: no worker waits for whoever looks; what finds the channel full is counted.
 
@@ -14,11 +14,12 @@ use super::Series;
 use super::access_log::Ended;
 use crate::connections::Connection;
 use crate::snapshot::Workload;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Cache};
 use filter::Filter;
 use http::header::HOST;
 use http::{HeaderValue, Method, Uri, Version, request};
 use smallvec::SmallVec;
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -33,7 +34,17 @@ const WAITING: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Taps {
     on: AtomicBool,
-    open: ArcSwap<Vec<Arc<Tap>>>,
+    open: Arc<ArcSwap<Open>>,
+}
+
+type Open = Vec<Arc<Tap>>;
+
+/// One worker's way to them.
+#[derive(Debug)]
+pub struct Looker {
+    taps: Arc<Taps>,
+    /// As the worker saw them last.
+    open: RefCell<Cache<Arc<ArcSwap<Open>>, Arc<Open>>>,
 }
 
 /// What a worker knows of a tap.
@@ -105,6 +116,18 @@ impl Taps {
         self.on.store(!open.is_empty(), Relaxed);
         self.open.store(open);
     }
+}
+
+impl Looker {
+    pub fn new(taps: Arc<Taps>) -> Self {
+        let open = Cache::new(Arc::clone(&taps.open)).into();
+        Self { taps, open }
+    }
+
+    /// Lets go of taps that are closed; called once a second.
+    pub fn sweep(&self) {
+        self.open.borrow_mut().load();
+    }
 
     /// Of a request that begins; `None`: nobody looks, or not at what its head says.
     pub fn request(
@@ -140,10 +163,11 @@ impl Taps {
         connection: &Arc<Connection>,
         wants: impl Fn(&Filter) -> bool,
     ) -> Option<Box<Tapped>> {
-        if !self.on.load(Relaxed) {
+        if !self.taps.on.load(Relaxed) {
             return None;
         }
-        let open = self.open.load();
+        let mut open = self.open.borrow_mut();
+        let open = open.load();
         let taps: SmallVec<[_; 1]> = open.iter().filter(|tap| wants(&tap.filter)).cloned().collect();
         if taps.is_empty() {
             return None;
