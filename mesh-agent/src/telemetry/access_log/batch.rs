@@ -18,6 +18,8 @@ const LINES: usize = 768;
 const NEAR: usize = 32;
 /// So many bytes of texts go even where they are of fewer lines.
 const TEXT: usize = 128 << 10;
+/// And so many of templates: where each line has one of its own, they are what is large.
+const TEMPLATES: usize = 512 << 10;
 
 /// Lines in their order.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(super) struct Batch {
     /// Tells it from the worker's others.
     number: u64,
     templates: Vec<Arc<Template>>,
+    /// Their bytes.
+    templated: usize,
     all: Part,
     /// The last ones, in memory that stays in the cache: the batch's is cold, and whatever counts across threads after a
     /// line would wait for each of its stores (100 ns).
@@ -67,8 +71,8 @@ pub(super) struct Line {
 
 impl Batch {
     pub(super) fn new(format: &Arc<Format>) -> Self {
-        let (templates, all, near) = Default::default();
-        Self { format: Arc::clone(format), number: 0, templates, all, near }
+        let (templates, templated, all, near) = Default::default();
+        Self { format: Arc::clone(format), number: 0, templates, templated, all, near }
     }
 
     /// Leaves an empty one.
@@ -82,7 +86,8 @@ impl Batch {
         }
         let (format, number, near) = (Arc::clone(&self.format), self.number, Part::default());
         self.number += 1;
-        Self { format, number, templates: std::mem::take(&mut self.templates), all, near }
+        let (templates, templated) = (std::mem::take(&mut self.templates), std::mem::take(&mut self.templated));
+        Self { format, number, templates, templated, all, near }
     }
 
     /// A template that lines to come will name. `noted`: where it was noted last.
@@ -91,6 +96,7 @@ impl Batch {
             return noted;
         }
         self.templates.push(Arc::clone(template));
+        self.templated += template.size();
         // No more of them than lines.
         Noted { batch: self.number, at: self.templates.len() as u32 - 1 }
     }
@@ -138,7 +144,7 @@ impl Batch {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.len() >= LINES || self.all.text.len() >= TEXT
+        self.len() >= LINES || self.all.text.len() >= TEXT || self.templated >= TEMPLATES
     }
 
     pub(super) fn len(&self) -> usize {
@@ -148,7 +154,7 @@ impl Batch {
     /// Bytes, once it is taken.
     pub(super) fn size(&self) -> usize {
         let Part { lines, places, text } = &self.all;
-        size_of_val(&lines[..]) + size_of_val(&places[..]) + text.len()
+        size_of_val(&lines[..]) + size_of_val(&places[..]) + text.len() + self.templated
     }
 
     /// What there is of each line, in their order, once it is taken.

@@ -85,7 +85,14 @@ impl Template {
         }
         let method = kind.asked.as_ref().map(|(method, _)| method.clone());
         text.resize(text.len() + SHORT, 0);
+        text.shrink_to_fit();
+        holes.shrink_to_fit();
         Self { authority: authority.into(), method, text, holes }
+    }
+
+    /// Bytes.
+    pub(super) fn size(&self) -> usize {
+        size_of::<Self>() + self.authority.len() + self.text.len() + size_of_val(&self.holes[..])
     }
 
     /// Appends one line, which ends in the only line feed it has unless the format has more.

@@ -257,6 +257,28 @@ proptest! {
     }
 }
 
+/// Templates are what a batch weighs most where each line has one of its own: they are counted.
+#[test]
+fn a_batch_of_kinds_that_never_come_back_is_full_early() {
+    let (entry, mut ended) = example(Format::parse(Encoding::Json, "").unwrap(), &request());
+    let (mut kinds, mut batch) = (Kinds::new(), Batch::new(&entry.draft.active.format));
+    for code in 0..768 {
+        if batch.is_full() {
+            break;
+        }
+        ended.how.code = Some(code);
+        note(&mut kinds, &mut batch, &entry, &ended);
+    }
+    let batch = batch.take();
+    assert!(batch.len() < 600 && (512 << 10..1 << 20).contains(&batch.size()), "{} {}", batch.len(), batch.size());
+    let (mut kinds, mut batch) = (Kinds::new(), Batch::new(&entry.draft.active.format));
+    while !batch.is_full() {
+        note(&mut kinds, &mut batch, &entry, &ended);
+    }
+    let batch = batch.take();
+    assert!(batch.len() == 768 && batch.size() < 256 << 10, "{} {}", batch.len(), batch.size());
+}
+
 /// Istio's lines, to a file.
 fn logging(encoding: Encoding, file: &Path) -> (Arc<AccessLog>, Rc<Logger>) {
     let log = Arc::new(AccessLog::default());
