@@ -15,13 +15,13 @@ use std::collections::BTreeMap;
 /// Longest label value that an expression makes, bytes.
 const LONGEST: usize = 128;
 
-/// A request's head, kept while expressions may ask for it.
+/// A request's head, kept while expressions may ask for it, or its spans.
 #[derive(Clone, Debug)]
 pub struct Head {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    fields: HeaderMap,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) version: Version,
+    pub(super) fields: HeaderMap,
 }
 
 /// Of one request, made when first asked for.

@@ -76,7 +76,7 @@ impl Entry {
         let wanted = &self.draft.active.format.wanted;
         let Known { kind, texts, .. } = &mut *self.known;
         kind.asked = Some((parts.method.clone(), parts.version));
-        texts.clear(texts::places(wanted));
+        texts.begin(texts::places(wanted));
         let (uri, host) = (&parts.uri, || parts.headers.get(HOST));
         let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
         if let Some(authority) = authority.or_else(|| Some(host()?.as_bytes())) {
@@ -133,8 +133,9 @@ impl Entry {
 
     /// It will be a line.
     pub fn end(self, ended: &Ended<'_>) {
-        let Self { draft, known } = self;
+        let Self { draft, mut known } = self;
         draft.line(&known, ended);
+        known.texts.clear();
         draft.keep(known);
     }
 }
@@ -145,13 +146,12 @@ impl Known {
         Self { filter: None, kind: Kind::new(local), started, connection, client, texts: Texts::default() }
     }
 
-    /// As a new one, in its memory.
+    /// As a new one, in its memory; its texts are none.
     fn begin(&mut self, begun: Begun) {
-        let Self { filter, kind, started, connection, client, texts } = self;
+        let Self { filter, kind, started, connection, client, .. } = self;
         *filter = None;
         *kind = Kind::new(begun.local);
         (*started, *connection, *client) = (begun.started, begun.connection, begun.client);
-        texts.clear(0);
     }
 
     /// Whom a request asks, as it spells it; empty where it names none.

@@ -47,11 +47,16 @@ pub(super) struct View<'a> {
 
 impl Texts {
     /// Of so many places, all without.
-    pub(super) fn clear(&mut self, places: usize) {
+    pub(super) fn begin(&mut self, places: usize) {
+        self.clear();
+        self.places.resize(places, None);
+    }
+
+    /// None, and little memory.
+    pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT);
         self.places.clear();
-        self.places.resize(places, None);
     }
 
     /// The first text of a place counts.

@@ -9,7 +9,7 @@ use crate::error::{Flag, Flags};
 use crate::net::TcpInfo;
 use crate::snapshot::tracing::Tracing;
 use crate::snapshot::{ClusterKey, Enrolment, Workload};
-use crate::telemetry::{Callee, Record, canonical_service};
+use crate::telemetry::{Callee, Head, Record, canonical_service};
 use crate::time::Nanos;
 use http::{HeaderMap, Method, Uri, Version};
 use smallvec::SmallVec;
@@ -66,15 +66,6 @@ struct Attempt {
     code: u16,
     grpc: Option<u8>,
     flags: Flags,
-}
-
-/// A request's head as it goes on.
-#[derive(Debug)]
-struct Head {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    fields: HeaderMap,
 }
 
 /// What its record says of a request that is over.
